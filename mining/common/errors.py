@@ -1,0 +1,45 @@
+"""The project's errors: one small tree, so that the command line can tell users' mistakes from bugs.
+
+A message says what is wrong, where (file, line or key), what was found, what was expected and what
+to do about it.
+"""
+
+
+class PivotsError(Exception):
+    """Base of every error a user can act on; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class SettingsError(PivotsError):
+    """A setting has an unknown key, a wrong type or an impossible value."""
+
+    exit_code = 2
+
+
+class InputError(PivotsError):
+    """An input file or folder is missing, unfinished, damaged or of the wrong kind."""
+
+    exit_code = 3
+
+
+class MismatchError(InputError):
+    """Two inputs do not belong together (say, token shards and pivots of two tokenizers)."""
+
+
+class BusyError(PivotsError):
+    """Another process is writing the same output."""
+
+    exit_code = 4
+
+
+class MissingDependencyError(PivotsError):
+    """An optional engine is not installed; the message names the extra that brings it."""
+
+    exit_code = 5
+
+
+def check_setting(settings: object, key: str, ok: bool, expected: str) -> None:
+    """Raise SettingsError for the field `key` unless `ok`; for `__post_init__` of settings."""
+    if not ok:
+        raise SettingsError(f"{key}: found {getattr(settings, key)!r}, expected {expected}")

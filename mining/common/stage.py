@@ -1,0 +1,405 @@
+"""What every stage's folder is: a lock, partial work that survives a kill, a manifest written last.
+
+    run = begin("count", out, settings, inputs={"tokens": StageInput(tokens, "tokenize")})
+    if run is None:
+        return                      # done before, with the same settings and inputs
+    ...                             # partial results under run.work, final files under run.out
+    run.finish(counts={"documents": 10})
+
+`manifest.json` names inputs and outputs by content hash, the settings, the code's version and the
+counts, and is the same bytes for the same work. Times, host, versions and paths go to `run.json`,
+which is outside the hashes. A folder without a manifest is unfinished and no reader accepts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from mining.common.errors import BusyError, InputError, MismatchError
+from mining.common.files import dump_json, read_json, remove_tree, sha256_file, write_json
+from mining.common.logs import log
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+RUN = "run.json"
+WORK = ".work"
+LOCK = ".lock"
+
+
+def path_setting(default: str | None = None) -> Any:
+    """A settings field that holds a path: recorded by the content found there, not by its name."""
+    return dataclasses.field(default=default, metadata={"recorded": False})
+
+
+def engine_setting(default: int | None = None) -> Any:
+    """A settings field that changes how the work is divided, but no result: not recorded."""
+    return dataclasses.field(default=default, metadata={"recorded": False})
+
+
+def settings_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON values, without its path and engine settings."""
+    names = [f.name for f in dataclasses.fields(settings) if f.metadata.get("recorded", True)]
+    everything = dataclasses.asdict(settings)
+    value: dict[str, Any] = json.loads(json.dumps({name: everything[name] for name in names}))
+    return value
+
+
+class Input(Protocol):
+    """Something a stage reads: knows its identity now, and where it lies."""
+
+    def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
+        """JSON value that changes with the content; `recorded` is what the last run noted."""
+        ...
+
+    def location(self) -> Any:
+        """JSON value for run.json: where the input lies and what the next check can be quick by."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class StageInput:
+    """The finished folder of another stage, identified by the hash of its manifest."""
+
+    path: Path
+    stage: str
+
+    def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
+        read_manifest(self.path, self.stage)
+        return {"stage": self.stage, "manifest_sha256": sha256_file(self.path / MANIFEST)}
+
+    def location(self) -> Any:
+        return {"path": str(self.path.resolve())}
+
+
+@dataclasses.dataclass(frozen=True)
+class FilesInput:
+    """Files that no stage of ours wrote, identified by their content.
+
+    Their hashes are the dear part, so a file whose size and modification time are those of the last
+    run keeps the hash noted then. A stage that reads its files from end to end anyway sets
+    `hashed_while_read` and hands the hashes in with `StageRun.record_hashes`.
+    """
+
+    files: Mapping[str, Path]
+    hashed_while_read: bool = False
+
+    @classmethod
+    def folder(cls, path: Path) -> FilesInput:
+        """All files of a folder (or the one file that `path` is), by their relative names."""
+        if path.is_file():
+            return cls({path.name: path})
+        if not path.is_dir():
+            raise InputError(f"{path}: no such file or folder")
+        found = sorted(p for p in path.rglob("*") if p.is_file())
+        return cls({p.relative_to(path).as_posix(): p for p in found})
+
+    def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
+        known = (recorded or {}).get("files", {})
+        stamps = (run or {}).get("files", {})
+        result: dict[str, Any] = {}
+        for name, path in sorted(self.files.items()):
+            size, mtime = _stamp(path)
+            if name in known and stamps.get(name) == [size, mtime]:
+                result[name] = known[name]
+            elif self.hashed_while_read and known.get(name, {}).get("bytes") != size:
+                result[name] = {"bytes": size, "mtime_ns": mtime}
+            else:
+                result[name] = {"bytes": size, "sha256": sha256_file(path)}
+        return {"files": result}
+
+    def location(self) -> Any:
+        return {
+            "paths": {name: str(path.resolve()) for name, path in sorted(self.files.items())},
+            "files": {name: _stamp(path) for name, path in sorted(self.files.items())},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedInput:
+    """Something named by a text that fixes its content, such as a hub id with a revision."""
+
+    name: str
+
+    def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
+        return {"name": self.name}
+
+    def location(self) -> Any:
+        return {"name": self.name}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The record of a finished stage; see the module's text."""
+
+    stage: str
+    format_version: int
+    code_version: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    outputs: dict[str, dict[str, Any]]
+    counts: dict[str, Any]
+
+
+def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
+    """The manifest of a finished stage's folder.
+
+    Raises InputError where the folder is missing, unfinished, of another stage or of a format that
+    this version does not know.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
+        raise InputError(f"{folder}: {what}; run `pivots {stage or 'STAGE'}` first")
+    raw = read_json(path)
+    names = {f.name for f in dataclasses.fields(Manifest)}
+    if not isinstance(raw, dict) or set(raw) != names:
+        raise InputError(f"{path}: not a manifest of this project (keys {sorted(raw)})")
+    if raw["format_version"] != FORMAT_VERSION:
+        found = raw["format_version"]
+        raise InputError(f"{path}: format {found}, this version reads {FORMAT_VERSION}")
+    if stage is not None and raw["stage"] != stage:
+        raise InputError(f"{path}: is of stage '{raw['stage']}', expected '{stage}'")
+    return Manifest(**raw)
+
+
+def verify_outputs(folder: Path) -> None:
+    """Compare every output of a finished stage with its hash; InputError names the file."""
+    for name, entry in read_manifest(folder).outputs.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: recorded in the manifest but missing; run the stage again")
+        if sha256_file(path) != entry["sha256"]:
+            raise InputError(f"{path}: content differs from its manifest; run the stage again")
+
+
+def code_version() -> str:
+    """The installed version of the project."""
+    return metadata.version("semantic-pivots")
+
+
+def require_same(what: str, found: Mapping[str, object]) -> None:
+    """Raise MismatchError unless all values are equal; `found` maps a place to what it says."""
+    if len(set(found.values())) > 1:
+        listed = "; ".join(f"{place} has {value}" for place, value in found.items())
+        raise MismatchError(f"{what} differs: {listed}. Use inputs that were made from each other")
+
+
+@dataclasses.dataclass
+class StageRun:
+    """A stage at work. Final files go under `out`, partial ones under `work`."""
+
+    stage: str
+    out: Path
+    work: Path
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    locations: dict[str, Any]
+    started: float
+    lock: IO[str]
+
+    def record_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
+        """Note the content hashes of a FilesInput that was `hashed_while_read`."""
+        files = self.inputs[name]["files"]
+        for file, digest in hashes.items():
+            files[file] = {"bytes": files[file]["bytes"], "sha256": digest}
+
+    def finish(self, counts: Mapping[str, Any], unhashed: Sequence[str] = ()) -> Manifest:
+        """Hash the outputs, remove the partial work, write run.json and, last, the manifest.
+
+        Files named in `unhashed` (times, logs) stay in the folder but are not part of its content.
+        """
+        remove_tree(self.work)
+        outputs = {}
+        for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
+            name = path.relative_to(self.out).as_posix()
+            if name in (RUN, LOCK) or name in unhashed:
+                continue
+            outputs[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        manifest = Manifest(
+            stage=self.stage,
+            format_version=FORMAT_VERSION,
+            code_version=code_version(),
+            settings=self.settings,
+            inputs=self.inputs,
+            outputs=outputs,
+            counts=dict(counts),
+        )
+        seconds = time.time() - self.started
+        usage = max(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        )
+        write_json(
+            self.out / RUN,
+            {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+                "seconds": round(seconds, 3),
+                "peak_rss_mib": usage // 1024,
+                "host": platform.node(),
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+                "command": " ".join(["pivots", *sys.argv[1:]]),
+                "inputs": self.locations,
+            },
+        )
+        write_json(self.out / MANIFEST, dataclasses.asdict(manifest))
+        self.lock.close()
+        log.info("%s: done in %.1f s -> %s", self.stage, seconds, self.out)
+        return manifest
+
+
+def begin(
+    stage: str, out: Path, settings: Mapping[str, Any], inputs: Mapping[str, Input]
+) -> StageRun | None:
+    """Start or continue a stage in `out`; None where it is done with these settings and inputs.
+
+    Partial work of an interrupted run is kept if it was made with the same settings, inputs and
+    code version, and removed otherwise; what differs is logged. BusyError if another process holds
+    the folder.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not any((out / name).exists() for name in (MANIFEST, WORK, LOCK)):
+        raise InputError(f"{out}: holds files that no stage wrote; choose an empty folder")
+    lock = _lock(stage, out)
+    old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
+    old_run = read_json(out / RUN) if (out / RUN).is_file() else {}
+    recorded = (old or {}).get("inputs", {})
+    places = old_run.get("inputs", {})
+    identities = {
+        name: item.identity(recorded.get(name), places.get(name)) for name, item in inputs.items()
+    }
+    expected = {
+        "stage": stage,
+        "code_version": code_version(),
+        "settings": json.loads(json.dumps(settings)),
+        "inputs": identities,
+    }
+    if old is not None:
+        differences = describe_differences({key: old.get(key) for key in expected}, expected)
+        damaged = _missing_outputs(out, old)
+        if not differences and not damaged:
+            log.info("%s: already done in %s", stage, out)
+            lock.close()
+            return None
+        for line in differences + damaged:
+            log.info("%s: runs again, %s", stage, line)
+        (out / MANIFEST).unlink()
+    work = out / WORK
+    identity_path = work / "identity.json"
+    if identity_path.is_file() and identity_path.read_text("utf-8") == dump_json(expected):
+        log.info("%s: continues the interrupted run in %s", stage, out)
+    else:
+        for path in out.iterdir():
+            if path.name == LOCK:
+                continue
+            if path.is_dir():
+                remove_tree(path)
+            else:
+                path.unlink()
+        work.mkdir()
+        write_json(identity_path, expected)
+    locations = {name: item.location() for name, item in inputs.items()}
+    return StageRun(
+        stage=stage,
+        out=out,
+        work=work,
+        settings=expected["settings"],
+        inputs=identities,
+        locations=locations,
+        started=time.time(),
+        lock=lock,
+    )
+
+
+def describe_differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Lines that say which values of two nested dictionaries differ, and how."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(set(old) | set(new)):
+            name = f"{where}.{key}" if where else key
+            if key not in old:
+                lines.append(f"{name} is new: {_short(new[key])}")
+            elif key not in new:
+                lines.append(f"{name} is gone: {_short(old[key])}")
+            else:
+                lines.extend(describe_differences(old[key], new[key], name))
+        return lines
+    return [] if old == new else [f"{where} changed: {_short(old)} -> {_short(new)}"]
+
+
+def lineage(folder: Path) -> list[str]:
+    """The chain that led to a stage's folder, one line a step, inputs indented below."""
+    return _lineage(folder, "", None)
+
+
+def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
+    manifest = read_manifest(folder)
+    digest = sha256_file(folder / MANIFEST)
+    changed = "" if expected in (None, digest) else "  (CHANGED since it was read)"
+    lines = [f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"]
+    places = (read_json(folder / RUN) if (folder / RUN).is_file() else {}).get("inputs", {})
+    for name, entry in sorted(manifest.inputs.items()):
+        if "manifest_sha256" in entry:
+            path = Path(places.get(name, {}).get("path", ""))
+            if (path / MANIFEST).is_file():
+                lines += _lineage(path, indent + "  ", entry["manifest_sha256"])
+            else:
+                lines.append(f"{indent}  {entry['stage']} {entry['manifest_sha256'][:12]} (gone)")
+        elif "files" in entry:
+            total = sum(item["bytes"] for item in entry["files"].values())
+            combined = hashlib.sha256(dump_json(entry).encode()).hexdigest()[:12]
+            count = len(entry["files"])
+            lines.append(f"{indent}  {name} {combined} {count} file(s), {total} bytes")
+        else:
+            lines.append(f"{indent}  {name} {entry['name']}")
+    return lines
+
+
+def _lock(stage: str, out: Path) -> IO[str]:
+    handle = (out / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        holder = handle.read().strip() or "another process"
+        handle.close()
+        raise BusyError(
+            f"{out}: {holder} is writing this output; wait for it or choose another --out"
+        ) from None
+    handle.truncate(0)
+    handle.write(f"`pivots {stage}` (process {os.getpid()} on {platform.node()})")
+    handle.flush()
+    return handle
+
+
+def _missing_outputs(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, entry in manifest.get("outputs", {}).items():
+        path = out / name
+        if not path.is_file():
+            lines.append(f"output {name} is missing")
+        elif path.stat().st_size != entry["bytes"]:
+            lines.append(f"output {name} has {path.stat().st_size} bytes, not {entry['bytes']}")
+    return lines
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,130 @@
+"""Tokenizers: any folder or hub id with a `tokenizer.json`, read with the `tokenizers` library.
+
+The `tokenizer` stage writes its SentencePiece model in this form too, so that mining, training and
+evaluation use one engine and the same ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as Engine
+
+from mining.common.errors import InputError
+from mining.common.files import read_json
+
+END_OF_TEXT_NAMES = ("</s>", "<|endoftext|>", "<eos>", "<|end_of_text|>", "[SEP]")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A loaded tokenizer.
+
+    `fingerprint` is the hex SHA-256 of its canonical JSON: equal exactly when every text gives the
+    same ids. `eos_id` ends a document in a token file. `vocab_size` counts added tokens too.
+    """
+
+    fingerprint: str
+    eos_id: int
+    vocab_size: int
+    special_ids: frozenset[int]
+    engine: Engine = field(repr=False, compare=False)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        """Token ids of each text, uint32, without special tokens."""
+        encodings = self.engine.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, without special tokens."""
+        ids: list[int] = self.engine.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        text: str = self.engine.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def piece(self, token: int) -> str:
+        """The vocabulary entry of a token id, for people: a word border shows as a space."""
+        raw: str | None = self.engine.id_to_token(token)
+        if raw is None:
+            return f"<{token}>"
+        if "\u2581" in raw:
+            return raw.replace("\u2581", " ")
+        text = self.decode([token])
+        return raw if "\ufffd" in text or not text else text
+
+
+def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer:
+    """Load from a folder with `tokenizer.json`, such a file, or a hub id (and revision).
+
+    Raises InputError where there is none, or where no end-of-text token can be found.
+    """
+    path = _tokenizer_file(source, revision)
+    try:
+        engine = Engine.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for every kind of bad file
+        raise InputError(f"{path}: not a readable tokenizer.json ({error})") from None
+    engine.no_padding()
+    engine.no_truncation()
+    special = {token: text.content for token, text in _added(engine).items() if text.special}
+    candidates = [
+        engine.token_to_id(name) for name in (_eos_name(path), *END_OF_TEXT_NAMES) if name
+    ]
+    eos_id = next((token for token in candidates if token is not None), None)
+    if eos_id is None:
+        raise InputError(
+            f"{path}: no end-of-text token; name it as eos_token in tokenizer_config.json"
+        )
+    return Tokenizer(
+        fingerprint=hashlib.sha256(engine.to_str().encode("utf-8")).hexdigest(),
+        eos_id=eos_id,
+        vocab_size=engine.get_vocab_size(with_added_tokens=True),
+        special_ids=frozenset({*special, eos_id}),
+        engine=engine,
+    )
+
+
+def _added(engine: Engine) -> dict[int, Any]:
+    added: dict[int, Any] = engine.get_added_tokens_decoder()
+    return added
+
+
+def _tokenizer_file(source: Path | str, revision: str | None) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / "tokenizer.json").is_file():
+            raise InputError(f"{path}: holds no tokenizer.json")
+        return path / "tokenizer.json"
+    return hub_file(str(source), "tokenizer.json", revision)
+
+
+def hub_file(repo: str, name: str, revision: str | None) -> Path:
+    """A file of a Hugging Face hub repository, from the local cache or downloaded."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{repo}: neither a local folder nor a hub repository that could be reached for {name} "
+            f"({type(error).__name__})"
+        ) from None
+
+
+def _eos_name(path: Path) -> str | None:
+    config = path.parent / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    value = read_json(config).get("eos_token")
+    return value.get("content") if isinstance(value, dict) else value

@@ -1,0 +1,76 @@
+"""Runs a stage's independent tasks on an engine, each exactly once, also across a kill.
+
+A task is a picklable function of (rank, world_size) that writes its files atomically. datatrove's
+executor leaves one marker a finished task; a rerun does only what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mining.common.logs import Ticker, progress
+from mining.settings import EngineSettings
+
+Task = Callable[[int, int], None]
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class _Step:
+    """One task as a datatrove pipeline step."""
+
+    task: Task
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        self.task(rank, world_size)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Runs in a worker process before datatrove logs anything there.
+        self.__dict__.update(state)
+        _calm_worker()
+
+
+def _calm_worker() -> None:
+    from loguru import logger
+
+    logger.disable("datatrove")
+    for name in ("RAYON_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: EngineSettings) -> None:
+    """Run `task(rank, n_tasks)` for every rank that has no marker under `folder` yet.
+
+    A task's exception stops the run and is raised here; markers of finished tasks stay.
+    """
+    from datatrove.executor import LocalPipelineExecutor
+    from loguru import logger
+
+    logger.disable("datatrove")
+    workers = max(1, min(engine.worker_count(), n_tasks))
+    executor = LocalPipelineExecutor(
+        pipeline=[_Step(task)], tasks=n_tasks, workers=workers, logging_dir=str(folder)
+    )
+    with progress(title, n_tasks, "tasks") as ticker:
+        stop = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(folder, ticker, stop), daemon=True)
+        watcher.start()
+        try:
+            executor.run()
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def _watch(folder: Path, ticker: Ticker, stop: threading.Event) -> None:
+    while True:
+        finished = stop.wait(POLL_SECONDS)
+        done = sum(1 for _ in (folder / "completions").glob("*"))
+        ticker.advance(done - ticker.done)
+        if finished:
+            return
