@@ -1,4 +1,4 @@
-"""The project's errors: one small tree, so that the command line can tell users' mistakes from bugs.
+"""The errors: one small tree, so that the command line can tell mistakes of users from bugs.
 
 A message says what is wrong, where (file, line or key), what was found, what was expected and what
 to do about it.

@@ -88,12 +88,10 @@ class FilesInput:
     """Files that no stage of ours wrote, identified by their content.
 
     Their hashes are the dear part, so a file whose size and modification time are those of the last
-    run keeps the hash noted then. A stage that reads its files from end to end anyway sets
-    `hashed_while_read` and hands the hashes in with `StageRun.record_hashes`.
+    run keeps the hash noted then.
     """
 
     files: Mapping[str, Path]
-    hashed_while_read: bool = False
 
     @classmethod
     def folder(cls, path: Path) -> FilesInput:
@@ -113,8 +111,6 @@ class FilesInput:
             size, mtime = _stamp(path)
             if name in known and stamps.get(name) == [size, mtime]:
                 result[name] = known[name]
-            elif self.hashed_while_read and known.get(name, {}).get("bytes") != size:
-                result[name] = {"bytes": size, "mtime_ns": mtime}
             else:
                 result[name] = {"bytes": size, "sha256": sha256_file(path)}
         return {"files": result}
@@ -210,7 +206,7 @@ class StageRun:
     lock: IO[str]
 
     def record_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
-        """Note the content hashes of a FilesInput that was `hashed_while_read`."""
+        """Note the content hashes of the files of an input that are known only once they are read."""
         files = self.inputs[name]["files"]
         for file, digest in hashes.items():
             files[file] = {"bytes": files[file]["bytes"], "sha256": digest}
