@@ -19,6 +19,6 @@ def fill_budget(
     n_taken = int(np.searchsorted(ends, budget)) + 1 if budget > 0 else 0
     taken = order[:n_taken]
     lengths = sizes[taken].copy()
-    if n_taken and ends[len(taken) - 1] > budget:
+    if len(taken) and ends[len(taken) - 1] > budget:
         lengths[-1] -= ends[len(taken) - 1] - budget
     return taken, lengths
