@@ -1,0 +1,53 @@
+# `make quickstart` and `make test` work on a fresh Debian or Ubuntu machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A CPU-only torch is a fraction of the default download; see README, "Install".
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: quickstart test test-quick lint format bench real-small clean
+
+# The stamp depends on what is installed, so that a changed pin installs again.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	$(PIP) --editable '.[all]'
+	touch $@
+
+# The whole chain on a generated world; ARGS adds settings, say ARGS="--out runs/two --seed 2".
+quickstart: $(VENV)/.stamp
+	$(BIN)/pivots run configs/quickstart.yaml $(ARGS)
+
+# Lint, types and every test that this machine can run.
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+# What one runs all the time: without the slow tests.
+test-quick: lint
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The benchmarks that need no GPU; each ends with one JSON line.
+bench: $(VENV)/.stamp-dev
+	$(BIN)/python -m launch.bench.run_all
+
+# The same chain on the real corpus (CORPUS: a folder of documents).
+CORPUS ?= ../shared/corpus
+real-small: $(VENV)/.stamp
+	$(BIN)/pivots run configs/real-small.yaml --corpus.path $(CORPUS) $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
