@@ -6,6 +6,7 @@ the stage's partial work, so that an interrupted run continues with the next dir
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.evaluate_summary import summarise
 from eval.items import Item, read_doc_freq, select_items
 from eval.models import LanguageModel, load_model, model_input, model_name
 from eval.prompts import encode_answers
 from eval.scoring import Group, can_reuse_prefix, group_losses
 from eval.settings import EvaluateSettings
-from eval.stats import Bootstrap, Floats, mean_over_columns, undefined, weighted_means
+from eval.stats import Bootstrap, Floats
 from mining.common.errors import InputError
 from mining.common.files import write_json
 from mining.common.logs import log, progress
@@ -53,6 +55,10 @@ ITEM_SCHEMA = pa.schema(
         ("target_rank", pa.int64()),
     ]
 )
+
+
+# Items whose prompts are in memory at a time.
+ITEMS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -124,11 +130,17 @@ def run_evaluate(
     table = pa.concat_tables(tables)
     write_table(run.out / "items.parquet", table)
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
-    summary = {"model": name, "arm": label.get("arm"), "seed": label.get("seed")}
-    summary |= summarise(table, bootstrap, "target" in settings.forms)
+    summary: dict[str, Any] = {
+        "model": name,
+        "arm": label.get("arm"),
+        "seed": label.get("seed"),
+        **summarise(table, bootstrap, "target" in settings.forms),
+    }
     write_json(run.out / "summary.json", summary)
     score = summary["score"]
-    log.info("evaluate %s: score %s (%s to %s)", name, *(score[k] for k in ("mean", "low", "high")))
+    if score["mean"] is not None:
+        log.info("evaluate %s: score %.4f (%.4f to %.4f), accuracy %.3f", name, score["mean"],
+                 score["low"], score["high"], summary["accuracy"]["mean"])  # fmt: skip
     run.finish(
         {
             "items": table.num_rows,
@@ -149,43 +161,52 @@ def score_direction(
     advance: Callable[[int], None] = lambda amount: None,
 ) -> list[dict[str, Any]]:
     """Rows of ITEM_SCHEMA for a direction's items; the identical ones stay without scores."""
+    scores: dict[str, dict[str, Any]] = {}
+    asked = [item for item in items if not item.identical]
+    for start in range(0, len(asked), ITEMS_AT_A_TIME):
+        part = asked[start : start + ITEMS_AT_A_TIME]
+        wrong = [_distractors(task, item, settings) for item in part]
+        groups = _groups(model, task, part, wrong, settings, seed)
+        losses = group_losses(model, groups, settings.batch_tokens, reuse_prefix, advance)
+        for k, (item, (sources, targets)) in enumerate(zip(part, wrong, strict=True)):
+            draws = losses[k * settings.draws : (k + 1) * settings.draws]
+            means = np.mean(draws, axis=0)
+            scores[item.concept.id] = _scores(means, len(sources), len(targets), settings)
+    return [_item_row(item) | scores.get(item.concept.id, {}) for item in items]
+
+
+def _distractors(task: Task, item: Item, settings: EvaluateSettings) -> tuple[list[str], list[str]]:
+    """Wrong source words (those of the mirrored direction) and, where asked for, wrong answers."""
+    sources = task.distractors(item.target_lang, item.source_lang, item.concept)
+    if "target" not in settings.forms:
+        return sources, []
+    return sources, task.distractors(item.source_lang, item.target_lang, item.concept)
+
+
+def _groups(
+    model: LanguageModel,
+    task: Task,
+    items: Sequence[Item],
+    wrong: Sequence[tuple[list[str], list[str]]],
+    settings: EvaluateSettings,
+    seed: int,
+) -> list[Group]:
+    """One group per item and draw: the right pair, the wrong sources, the wrong targets."""
     prompts: list[str] = []
     answers: list[str] = []
-    spans: list[tuple[int, int]] = []
-    sizes: dict[int, tuple[int, int]] = {}
-    for index, item in enumerate(items):
-        if item.identical:
-            continue
-        source, target, concept = item.source_lang, item.target_lang, item.concept
-        wrong_sources = task.distractors(target, source, concept)
-        wrong_targets = (
-            task.distractors(source, target, concept) if "target" in settings.forms else []
-        )
-        sizes[index] = (len(wrong_sources), len(wrong_targets))
+    ends = [0]
+    for item, (sources, targets) in zip(items, wrong, strict=True):
+        langs = (item.source_lang, item.target_lang)
+        right = task.answer_text(item.target)
         for draw in range(settings.draws):
-            examples = task.draw_examples(source, target, concept, settings.examples, draw, seed)
-            gold = task.prompt(source, target, examples, item.source)
-            begin_at = len(prompts)
-            prompts += [gold]
-            prompts += [task.prompt(source, target, examples, word) for word in wrong_sources]
-            prompts += [gold] * len(wrong_targets)
-            right = task.answer_text(item.target)
-            answers += [right] * (1 + len(wrong_sources))
-            answers += [task.answer_text(word) for word in wrong_targets]
-            spans.append((begin_at, len(prompts)))
+            examples = task.draw_examples(*langs, item.concept, settings.examples, draw, seed)
+            asked = [item.source, *sources]
+            made = [task.prompt(*langs, examples, word) for word in asked]
+            prompts += made + [made[0]] * len(targets)
+            answers += [right] * len(made) + [task.answer_text(word) for word in targets]
+            ends.append(len(prompts))
     encoded = encode_answers(model.tokenizer, prompts, answers)
-    groups: list[Group] = [encoded[low:high] for low, high in spans]
-    losses = group_losses(model, groups, settings.batch_tokens, reuse_prefix, advance)
-    rows = []
-    position = 0
-    for index, item in enumerate(items):
-        row = _item_row(item)
-        if index in sizes:
-            draws = losses[position : position + settings.draws]
-            position += settings.draws
-            row |= _scores(np.mean(draws, axis=0), *sizes[index], settings)
-        rows.append(row)
-    return rows
+    return [encoded[low:high] for low, high in itertools.pairwise(ends)]
 
 
 def choose(probabilities: Floats) -> Choice | None:
@@ -194,68 +215,6 @@ def choose(probabilities: Floats) -> Choice | None:
         return None
     gold, wrong = probabilities[0], probabilities[1:]
     return Choice(float(gold - wrong.mean()), 1 + int((wrong >= gold).sum()))
-
-
-def summarise(table: pa.Table, bootstrap: Bootstrap, target_form: bool) -> dict[str, Any]:
-    """Means with intervals: all directions (mean of their means), each one, each concept group.
-
-    Concepts are drawn with all their directions, so the interval of the mean over directions
-    allows for their being the same concepts.
-    """
-    frame = table.to_pydict()
-    scored = [i for i, score in enumerate(frame["score"]) if score is not None]
-    n_distractors = [frame["n_distractors"][i] for i in scored]
-    summary: dict[str, Any] = {
-        "n_items": len(scored),
-        "n_identical": sum(frame["identical"]),
-        "n_without_distractors": table.num_rows - len(scored) - sum(frame["identical"]),
-        "confidence": bootstrap.confidence,
-        "chance": float(np.mean([1 / (1 + n) for n in n_distractors])) if scored else None,
-    }
-    measures = {"score": "score", "accuracy": "correct"}
-    if target_form:
-        measures |= {"target_score": "target_score", "target_accuracy": "target_correct"}
-    everything, directions = _aggregate(frame, scored, measures, bootstrap)
-    summary |= everything | {"directions": directions, "groups": {}}
-    for group in sorted({frame["group"][i] for i in scored} - {""}):
-        members = [i for i in scored if frame["group"][i] == group]
-        overall, by_direction = _aggregate(frame, members, measures, bootstrap)
-        summary["groups"][group] = {"n": len(members), **overall, "directions": by_direction}
-    return summary
-
-
-def _aggregate(
-    frame: dict[str, list[Any]],
-    rows: Sequence[int],
-    measures: Mapping[str, str],
-    bootstrap: Bootstrap,
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Each measure over `rows`: the mean over directions, and by direction."""
-    names = [f"{frame['source_lang'][i]}-{frame['target_lang'][i]}" for i in rows]
-    directions = list(dict.fromkeys(names))
-    concepts = sorted({frame["concept"][i] for i in rows})
-    place = {concept: k for k, concept in enumerate(concepts)}
-    overall: dict[str, Any] = {}
-    by_direction: dict[str, dict[str, Any]] = {name: {"n": names.count(name)} for name in directions}
-    for measure, column in measures.items():
-        values = np.full((len(concepts), len(directions)), np.nan)
-        for i, name in zip(rows, names, strict=True):
-            value = frame[column][i]
-            if value is not None:
-                values[place[frame["concept"][i]], directions.index(name)] = value
-
-        def means(weights: Floats, values: Floats = values) -> Floats:
-            columns = weighted_means(values, weights)
-            return np.column_stack([mean_over_columns(columns), columns])
-
-        found = bootstrap.intervals(means, concepts) or [undefined(0, "no item was scored")]
-        overall[measure] = found[0].record("mean")
-        overall[measure]["n"] = int(np.isfinite(values).sum())
-        for name, interval in zip(directions, found[1:], strict=True):
-            record = interval.record("mean")
-            del record["n"]
-            by_direction[name][measure] = record
-    return overall, by_direction
 
 
 def _item_row(item: Item) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mining.common.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt with its answer: `ids[:n_context]` is given, `ids[n_context:]` is to be predicted."""
+    """A prompt with its answer: `ids[:n_context]` is given, the rest is to be predicted."""
 
     ids: tuple[int, ...]
     n_context: int
@@ -64,7 +64,7 @@ def is_bare_space(tokenizer: Tokenizer, token: int) -> bool:
 
 
 def word_tokens(tokenizer: Tokenizer, word: str) -> frozenset[int]:
-    """The tokens of a word in running text, tau(" " + word), but no bare space (METHOD section 2)."""
+    """A word's tokens, tau(" " + word), but no bare space (METHOD section 2)."""
     return frozenset(t for t in tokenizer.encode(" " + word) if not is_bare_space(tokenizer, t))
 
 

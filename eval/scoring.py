@@ -8,7 +8,7 @@ through the unembedding. Equal to full prompts, one at a time, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,9 @@ def group_losses(
     """
     if not groups:
         return []
-    _check_inputs(model, groups)
+    sequences = [member.ids for members in groups for member in members]
+    check_lengths(model, sequences)
+    check_known(model, sequences)
     plans = []
     for index, members in enumerate(groups):
         shared = shared_start(members) if reuse_prefix else 0
@@ -217,24 +219,24 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def check_ids(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> None:
-    """Raise InputError where a sequence is too long for the model, or has ids it does not know."""
+def check_lengths(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> None:
+    """Raise InputError where a sequence is too long for the model."""
     longest = max(len(ids) for ids in sequences)
     if model.max_positions is not None and longest > model.max_positions:
         raise InputError(
             f"{model.name}: a prompt has {longest} tokens, but the model takes at most "
             f"{model.max_positions}; use fewer examples"
         )
+
+
+def check_known(model: LanguageModel, sequences: Sequence[Collection[int]]) -> None:
+    """Raise InputError where a token id has no embedding in the model."""
     largest = max(max(ids) for ids in sequences)
     if largest >= model.n_embeddings:
         raise InputError(
             f"{model.name}: the tokenizer gives the id {largest}, but the model has "
             f"{model.n_embeddings} embeddings; they do not belong together"
         )
-
-
-def _check_inputs(model: LanguageModel, groups: Sequence[Group]) -> None:
-    check_ids(model, [member.ids for members in groups for member in members])
 
 
 def _sliding_window(net: Any) -> int | None:

@@ -141,5 +141,7 @@ class AttributeSettings:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        check_setting(self, "pivots", self.pivots is None or self.pivots >= 1, "at least 1, or null")
+        check_setting(
+            self, "pivots", self.pivots is None or self.pivots >= 1, "at least 1, or null"
+        )
         _check_intervals(self)

@@ -114,7 +114,7 @@ def mean_over_columns(columns: Floats) -> Floats:
 
 
 def weighted_pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's r [n_samples]; `x` and `y` are [n], or [n_samples, n] where they differ by sample."""
+    """Pearson's r [n_samples] of `x` and `y`, each [n], or [n_samples, n] if by sample."""
     total = weights.sum(axis=1, keepdims=True)
     dx = x - (weights * x).sum(axis=1, keepdims=True) / total
     dy = y - (weights * y).sum(axis=1, keepdims=True) / total
