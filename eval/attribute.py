@@ -77,7 +77,8 @@ def run_attribute(
     summary |= {"rule": settings.rule, **summarise(data, bootstrap)}
     write_json(run.out / "summary.json", summary)
     auc = summary["auc"]["pair"]["mean"]
-    log.info("attribute: AUC of pair frequency for direct: %s", auc["value"] or auc["reason"])
+    told = auc["reason"] if auc["value"] is None else format(auc["value"], ".3f")
+    log.info("attribute: AUC of pair frequency for direct behaviour: %s", told)
     traced = pq.read_metadata(trace / "items.parquet").num_rows
     run.finish({"items": len(rows), "without_counts": traced - len(rows)})
 
@@ -101,7 +102,7 @@ def summarise(data: Observations, bootstrap: Bootstrap) -> dict[str, Any]:
 def join_items(
     settings: AttributeSettings, trace: Path, evaluate: Path, words: Path
 ) -> list[dict[str, Any]]:
-    """Rows of ITEM_SCHEMA: traced items whose pair has counts; score is null where none was made."""
+    """Rows of ITEM_SCHEMA: traced items whose pair has counts; score is null where unscored."""
     column = "behaviour" if settings.rule == "winner" else "behaviour_any"
     columns = [*KEYS, "source", "target", column]
     traced = pq.read_table(trace / "items.parquet", columns=columns).to_pylist()
@@ -131,7 +132,7 @@ def join_items(
 
 
 def pivot_contributions(words: Path, limit: int | None) -> dict[Key, float]:
-    """Sum over each pair's pivots (the `limit` strongest) of log(1 + path); see METHOD section 2."""
+    """Sum of log(1 + path) over each pair's pivots, the `limit` strongest (METHOD section 2)."""
     columns = [*KEYS, "rank", "path"]
     data = pq.read_table(words / "pair_pivots.parquet", columns=columns).sort_by("rank").to_pydict()
     taken: dict[Key, int] = {}

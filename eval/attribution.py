@@ -50,7 +50,7 @@ class Observations:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Observations:
         """The observations at which `mask` [n] is true."""
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(mask).tolist()
         return Observations(
             concept=[self.concept[i] for i in rows],
             direction=[self.direction[i] for i in rows],
@@ -82,11 +82,10 @@ def auc_table(observations: Observations, predictor: str, bootstrap: Bootstrap) 
     names = np.asarray(data.direction, dtype=str)
     positive = np.asarray(data.behaviour, dtype=str) == DIRECT
     x = data.log_freq[predictor]
+    members = [np.flatnonzero(names == name) for name in directions]
 
     def by_direction(weights: Floats) -> Floats:
-        columns = np.column_stack(
-            [weighted_auc(positive, x, weights * (names == name)) for name in directions]
-        )
+        columns = np.column_stack([weighted_auc(positive[m], x[m], weights[:, m]) for m in members])
         return np.column_stack([mean_over_columns(columns), columns])
 
     found = bootstrap.intervals(by_direction, data.concept)

@@ -144,6 +144,8 @@ def weighted_spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 def weighted_auc(positive: npt.NDArray[np.bool_], x: Floats, weights: Floats) -> Floats:
     """Area under the ROC curve [n_samples] of `x` for `positive` [n]; a tie counts one half."""
+    if not positive.any() or positive.all():
+        return np.full(len(weights), np.nan)
     n_positive = weights @ positive.astype(np.float64)
     n_negative = weights.sum(axis=1) - n_positive
     ranks = weighted_midranks(x, weights)
