@@ -123,8 +123,9 @@ def weighted_pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
     # A constant's variance is rounding noise: compare it with the values' own size.
     flat_x = xx <= RELATIVE_ZERO * (weights * x * x).sum(axis=1)
     flat_y = yy <= RELATIVE_ZERO * (weights * y * y).sum(axis=1)
-    r = np.clip(xy / np.sqrt(xx * yy), -1, 1)
-    return np.where(flat_x | flat_y, np.nan, r)
+    flat = flat_x | flat_y
+    r = np.clip(xy / np.sqrt(np.where(flat, 1.0, xx * yy)), -1, 1)
+    return np.where(flat, np.nan, r)
 
 
 def weighted_midranks(x: Floats, weights: Floats) -> Floats:
