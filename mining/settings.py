@@ -85,7 +85,7 @@ class TokenizerSettings:
         character_coverage: share of the sample's characters that get a piece of their own.
         byte_fallback: spell other characters as bytes instead of as unknown.
         sample_chars: characters of the sample, shared evenly between the languages.
-        seed_chars_per_sentence: longer lines of text are cut at this length for training.
+        max_line_chars: longer lines of text are cut at this length for training.
     """
 
     path: str | None = path_setting()
@@ -95,7 +95,7 @@ class TokenizerSettings:
     character_coverage: float = 0.9995
     byte_fallback: bool = True
     sample_chars: int = 20_000_000
-    seed_chars_per_sentence: int = 2000
+    max_line_chars: int = 2000
 
     def __post_init__(self) -> None:
         check_setting(self, "vocab_size", self.vocab_size >= 8, "at least 8")
@@ -103,9 +103,7 @@ class TokenizerSettings:
             self, "character_coverage", 0.9 <= self.character_coverage <= 1.0, "between 0.9 and 1"
         )
         check_setting(self, "sample_chars", self.sample_chars >= 1000, "at least 1000")
-        check_setting(
-            self, "seed_chars_per_sentence", self.seed_chars_per_sentence >= 16, "at least 16"
-        )
+        check_setting(self, "max_line_chars", self.max_line_chars >= 16, "at least 16")
 
 
 @dataclass(frozen=True)

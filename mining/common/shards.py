@@ -84,9 +84,14 @@ def write_shard(path: Path, table: pa.Table, info: ShardInfo) -> None:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
+def shard_metadata(info: ShardInfo) -> dict[str, str]:
+    """The Parquet metadata of a shard."""
+    return {"pivots_format": FORMAT.decode(), "unit": info.unit, "fingerprint": info.fingerprint}
+
+
 def list_shards(folder: Path) -> list[Path]:
-    """The shards of a folder, by name; InputError where there is none."""
-    paths = sorted(folder.glob("*.parquet"))
+    """The shards of a folder (`<number>.parquet`), by name; InputError where there is none."""
+    paths = sorted(folder.glob("[0-9]*.parquet"))
     if not paths:
         raise InputError(f"{folder}: holds no token shards (*.parquet)")
     return paths

@@ -206,7 +206,7 @@ class StageRun:
     lock: IO[str]
 
     def record_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
-        """Note the content hashes of the files of an input that are known only once they are read."""
+        """Note the content hashes of files that are hashed while they are read."""
         files = self.inputs[name]["files"]
         for file, digest in hashes.items():
             files[file] = {"bytes": files[file]["bytes"], "sha256": digest}

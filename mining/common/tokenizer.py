@@ -74,6 +74,8 @@ def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer
         raise InputError(f"{path}: not a readable tokenizer.json ({error})") from None
     engine.no_padding()
     engine.no_truncation()
+    # "<s>" in somebody's text is text, not the beginning of a sequence.
+    engine.encode_special_tokens = True
     special = {token: text.content for token, text in _added(engine).items() if text.special}
     candidates = [
         engine.token_to_id(name) for name in (_eos_name(path), *END_OF_TEXT_NAMES) if name

@@ -1,0 +1,353 @@
+"""The `tokenize` stage: documents in, token shards out; bad records into quarantine.
+
+One task a file. A task keeps the file's good records with hashes of their ids and texts; then, over
+all files, a record whose id stood before goes to quarantine, and one whose text stood before is
+dropped. What stays becomes the file's shard: the k-th file's is `tokens/<k>.parquet`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mining.common.files import atomic_path, read_json, write_json, write_text
+from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata
+from mining.common.stage import StageInput, begin, settings_dict
+from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.documents import (
+    CorpusInput,
+    FileReader,
+    Record,
+    Rejected,
+    list_documents,
+    reject_record,
+)
+from mining.langid import identify
+from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
+from mining.tasks import run_tasks
+from mining.word_shards import local_words, write_word_shards
+
+PART_SCHEMA = SCHEMA.append(pa.field("line", pa.int64(), nullable=False))
+
+
+def run_tokenize(
+    settings: TokenizeSettings,
+    corpus: CorpusSettings,
+    out: Path,
+    tokenizer: Path,
+    engine: EngineSettings,
+) -> None:
+    """Write token shards, word shards if asked, and the quarantine to `out`."""
+    run = begin(
+        "tokenize",
+        out,
+        {**settings_dict(settings), "corpus": settings_dict(corpus)},
+        {"documents": CorpusInput(corpus), "tokenizer": StageInput(tokenizer, "tokenizer")},
+    )
+    if run is None:
+        return
+    files = list_documents(corpus)
+    parts = run.work / "parts"
+    task = partial(
+        tokenize_file,
+        files=list(files.items()),
+        corpus=corpus,
+        tokenizer=tokenizer,
+        parts=parts,
+        with_words=settings.words,
+    )
+    run_tasks("tokenize", task, len(files), run.work / "tasks", engine)
+
+    fingerprint = load_tokenizer(tokenizer).fingerprint
+    verdicts = _find_duplicates(parts, len(files), corpus.deduplicate)
+    reports = []
+    for k, (name, path) in enumerate(files.items()):
+        report = read_json(parts / f"{k:05d}.json")
+        duplicates = _requarantine(verdicts[k], path, name, corpus)
+        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", parts, k, duplicates)
+        _finish_shard(parts, k, out, verdicts[k].keep, ShardInfo("token", fingerprint))
+        _settle(report, verdicts[k], parts / f"{k:05d}.parquet")
+        reports.append(report)
+    keep = [verdict.keep for verdict in verdicts]
+    counts = _totals(reports)
+    counts["fingerprint"] = fingerprint
+    if settings.words:
+        counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
+    run.record_hashes("documents", {report["file"]: report["sha256"] for report in reports})
+    run.finish(counts)
+
+
+def tokenize_file(
+    rank: int,
+    world_size: int,
+    files: list[tuple[str, str]],
+    corpus: CorpusSettings,
+    tokenizer: Path,
+    parts: Path,
+    with_words: bool,
+) -> None:
+    """Read and tokenise the files rank, rank + world_size, ...; write their parts."""
+    loaded = load_tokenizer(tokenizer)
+    for k in range(rank, len(files), world_size):
+        _tokenize_one(k, *files[k], corpus, loaded, parts, with_words)
+
+
+def _tokenize_one(
+    k: int,
+    name: str,
+    path: str,
+    corpus: CorpusSettings,
+    tokenizer: Tokenizer,
+    parts: Path,
+    with_words: bool,
+) -> None:
+    parts.mkdir(parents=True, exist_ok=True)
+    reader = FileReader(path, name, corpus)
+    report: dict[str, Any] = {
+        "file": name,
+        "records": 0,
+        "quarantined": Counter(),
+        "dropped": Counter(),
+        "languages_identified": 0,
+    }
+    rejected: list[Rejected] = []
+    hashes: list[bytes] = []
+    good = _keep_records(reader, corpus, report, rejected)
+    with (
+        atomic_path(parts / f"{k:05d}.parquet") as temporary,
+        pq.ParquetWriter(temporary, PART_SCHEMA, compression="zstd") as writer,
+        local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
+    ):
+        for batch in _batches(good, ROWS_PER_GROUP):
+            tokens = tokenizer.encode_batch([record.text for record, _ in batch])
+            writer.write_table(_part_table(batch, tokens))
+            word_writer.write(batch)
+            for record, _ in batch:
+                hashes.append(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
+                hashes.append(hashlib.blake2b(record.text.encode(), digest_size=16).digest())
+    array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
+    with atomic_path(parts / f"{k:05d}.npy") as temporary, temporary.open("wb") as handle:
+        np.save(handle, array)
+    lines = "".join(quarantine_line(item) for item in rejected)
+    write_text(parts / f"{k:05d}.quarantine.jsonl", lines)
+    report["sha256"] = reader.sha256
+    write_json(parts / f"{k:05d}.json", report)
+
+
+def _keep_records(
+    reader: Iterable[Record | Rejected],
+    corpus: CorpusSettings,
+    report: dict[str, Any],
+    rejected: list[Rejected],
+) -> Iterator[tuple[Record, str]]:
+    """Yield the records that stand by themselves, with their language; account for the others."""
+    for item in reader:
+        report["records"] += 1
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            report["quarantined"][item.reason] += 1
+            continue
+        if len(item.text) < corpus.min_chars:
+            report["dropped"]["too short"] += 1
+            continue
+        lang = item.lang
+        if lang is None:
+            lang, _ = identify(item.text)
+            report["languages_identified"] += 1
+        if corpus.languages and lang not in corpus.languages:
+            report["dropped"]["language"] += 1
+            continue
+        yield item, lang
+
+
+def _batches(
+    records: Iterator[tuple[Record, str]], size: int
+) -> Iterator[list[tuple[Record, str]]]:
+    batch: list[tuple[Record, str]] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _part_table(batch: list[tuple[Record, str]], tokens: list[npt.NDArray[np.uint32]]) -> pa.Table:
+    offsets = np.zeros(len(tokens) + 1, dtype=np.int32)
+    np.cumsum([len(t) for t in tokens], out=offsets[1:])
+    values = np.concatenate(tokens) if tokens else np.zeros(0, np.uint32)
+    columns = [
+        pa.array([record.id for record, _ in batch]),
+        pa.array([lang for _, lang in batch]),
+        pa.array([record.source for record, _ in batch]),
+        pa.array([record.group for record, _ in batch], pa.string()),
+        pa.array([len(record.text) for record, _ in batch], pa.int64()),
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.uint32())),
+        pa.array([record.line for record, _ in batch], pa.int64()),
+    ]
+    return pa.Table.from_arrays(columns, schema=PART_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one file's records: `keep` bool [n]; `same_id`, `same_text`: rows that stood before."""
+
+    keep: npt.NDArray[np.bool_]
+    same_id: list[int]
+    same_text: list[int]
+
+
+def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdict]:
+    """Find, over all files in order, the rows whose id, or else whose text, stood before."""
+    arrays = [np.load(parts / f"{k:05d}.npy") for k in range(n_files)]
+    hashes = np.concatenate(arrays)
+    bad_id = ~first_occurrences(hashes[:, :2])
+    bad_text = np.zeros(len(hashes), dtype=bool)
+    if deduplicate:
+        alive = np.flatnonzero(~bad_id)
+        bad_text[alive] = ~first_occurrences(hashes[alive, 2:])
+    verdicts = []
+    borders = np.cumsum([0, *map(len, arrays)])
+    for start, end in itertools.pairwise(borders):
+        ids, texts = bad_id[start:end], bad_text[start:end]
+        verdicts.append(
+            Verdict(~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist())
+        )
+    return verdicts
+
+
+def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """For keys uint64 [n, 2]: bool [n], true where no earlier row holds the same key."""
+    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable: equal keys keep their order
+    ranked = keys[order]
+    first = np.ones(len(keys), dtype=bool)
+    first[order[1:]] = (ranked[1:] != ranked[:-1]).any(axis=1)
+    return first
+
+
+def _requarantine(
+    verdict: Verdict, path: str, name: str, corpus: CorpusSettings
+) -> dict[int, Rejected]:
+    """Fetch the raw records of a file's duplicate ids again; row among the good ones -> record."""
+    found: dict[int, Rejected] = {}
+    if not verdict.same_id:
+        return found
+    wanted = set(verdict.same_id)
+    report: dict[str, Any] = defaultdict(Counter, records=0, languages_identified=0)
+    good = _keep_records(FileReader(path, name, corpus), corpus, report, [])
+    for row, (record, _) in enumerate(good):
+        if row in wanted:
+            detail = f"the id {record.id!r} stood in an earlier record"
+            found[row] = reject_record(record, "duplicate id", detail)
+    return found
+
+
+def _write_quarantine(path: Path, parts: Path, k: int, duplicates: dict[int, Rejected]) -> None:
+    text = (parts / f"{k:05d}.quarantine.jsonl").read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    lines += [quarantine_line(item) for item in duplicates.values()]
+    if lines:
+        write_text(path, "".join(sorted(lines, key=lambda line: int(json.loads(line)["line"]))))
+
+
+def quarantine_line(item: Rejected) -> str:
+    """One JSON line: file, line, reason, detail, length, hash, and the record's first 64 KiB.
+
+    `raw` holds them as text; where they are not UTF-8, `raw_base64` holds the bytes.
+    """
+    entry: dict[str, Any] = {
+        "file": item.file,
+        "line": item.line,
+        "reason": item.reason,
+        "detail": item.detail,
+        "bytes": item.n_bytes,
+        "sha256": item.sha256,
+    }
+    try:
+        entry["raw"] = item.raw.decode("utf-8")
+    except UnicodeDecodeError:
+        entry["raw_base64"] = base64.b64encode(item.raw).decode("ascii")
+    return json.dumps(entry, ensure_ascii=True) + "\n"
+
+
+def _finish_shard(
+    parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_], info: ShardInfo
+) -> None:
+    done = 0
+    schema = SCHEMA.with_metadata(shard_metadata(info))
+    with (
+        atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary,
+        pq.ParquetFile(parts / f"{k:05d}.parquet") as file,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=SCHEMA.names)
+            mask = pa.array(keep[done : done + len(table)])
+            done += len(table)
+            writer.write_table(table.filter(mask).cast(schema))
+
+
+def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
+    """Complete a file's account with the duplicates and what its documents add up to."""
+    for reason, rows, kind in (
+        ("duplicate id", verdict.same_id, "quarantined"),
+        ("duplicate text", verdict.same_text, "dropped"),
+    ):
+        if rows:
+            report[kind][reason] = report[kind].get(reason, 0) + len(rows)
+    columns = ["lang", "source", "n_chars", "tokens"]
+    table = pq.read_table(part, columns=columns).filter(pa.array(verdict.keep))
+    n_tokens = np.diff(table["tokens"].combine_chunks().offsets.to_numpy())
+    report["documents"] = len(table)
+    frame = table.select(["lang", "source", "n_chars"]).to_pandas().assign(n_tokens=n_tokens)
+    for column in ("lang", "source"):
+        report[f"by_{column}"] = {
+            str(value): {
+                "documents": len(group),
+                "chars": int(group["n_chars"].sum()),
+                "tokens": int(group["n_tokens"].sum()),
+            }
+            for value, group in frame.groupby(column)
+        }
+
+
+def _totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum the files' accounts; in = out + quarantined + dropped holds for each file and in all."""
+    total: dict[str, Any] = {"records": 0, "documents": 0, "languages_identified": 0}
+    nested: dict[str, Any] = {"quarantined": Counter(), "dropped": Counter()}
+    groups: dict[str, Any] = {"by_lang": {}, "by_source": {}}
+    files = {}
+    for report in reports:
+        bad = sum(report["quarantined"].values()) + sum(report["dropped"].values())
+        assert report["records"] == report["documents"] + bad, report
+        for key in total:
+            total[key] += report[key]
+        for key, counter in nested.items():
+            counter.update(report[key])
+        for key, group in groups.items():
+            for value, entry in report[key].items():
+                sums = group.setdefault(value, dict.fromkeys(entry, 0))
+                for name, number in entry.items():
+                    sums[name] += number
+        kept = ("records", "documents", "quarantined", "dropped", "languages_identified")
+        files[report["file"]] = {key: report[key] for key in kept}
+    sums = {
+        name: sum(entry[name] for entry in groups["by_lang"].values())
+        for name in ("tokens", "chars")
+    }
+    plain = {key: dict(counter) for key, counter in nested.items()}
+    return {**total, **sums, **plain, **groups, "files": files}
