@@ -9,7 +9,6 @@ on their order, so neither do the tables on shards, tasks or workers.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
-from mining.common.files import atomic_path, remove_tree, write_json
+from mining.common.files import read_json, remove_tree, write_json
 from mining.common.logs import log
 from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import StageInput, begin, require_same, settings_dict
@@ -43,6 +42,7 @@ from mining.kernels.cooccurrence import (
     pair_counts,
     unique_items,
 )
+from mining.pieces import Piece, count_pieces, map_array, read_pieces, save_array
 from mining.settings import CountSettings, EngineSettings
 from mining.tasks import run_tasks
 
@@ -55,20 +55,6 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("n", pa.uint64(), nullable=False),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Documents:
-    """The documents of one piece of a shard: `languages` and `sources` have n_docs entries.
-
-    `lang` int64 [n_docs] points into `languages`; tokens and offsets as in TokenBatch.
-    """
-
-    languages: list[str]
-    lang: npt.NDArray[np.int64]
-    keep: npt.NDArray[np.bool_]
-    offsets: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def run_count(
     if settings.unit == "word":
         vocabulary = read_vocabulary(folder)
         excluded = excluded_ids([RARE_WORDS], len(vocabulary))
-        shards = [path for path in list_shards(folder) if path.stem.isdigit()]
+        shards = list_shards(folder)
     else:
         vocabulary = []
         excluded = excluded_ids(sorted(loaded.special_ids), loaded.vocab_size)
@@ -111,7 +97,7 @@ def run_count(
         require_same("tokenizer", {str(folder): found, str(tokenizer): loaded.fingerprint})
     common_info(shards)
     source = Source(tuple(shards), settings.sources, len(excluded))
-    n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), _count_pieces(shards)))
+    n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
 
     frequencies = run.work / f"frequencies-{n_tasks}"
     task = functools.partial(_count_frequencies, source=source, folder=frequencies)
@@ -126,9 +112,11 @@ def run_count(
 
     item_of = np.full(source.n_ids, NOT_AN_ITEM, dtype=np.int32)
     item_of[ids] = np.arange(len(ids), dtype=np.int32)
+    numbering = run.work / "item_of.npy"
+    save_array(numbering, item_of)
     partial = run.work / f"pairs-{n_tasks}"
     task = functools.partial(
-        _count_pairs, source=source, item_of=item_of, n_items=len(ids), folder=partial
+        _count_pairs, source=source, item_of=numbering, n_items=len(ids), folder=partial
     )
     run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
     n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
@@ -165,62 +153,29 @@ def choose_items(
     return order[allowed[order] > 0]
 
 
-def _count_pieces(shards: list[Path]) -> int:
-    return sum(pq.read_metadata(path).num_row_groups for path in shards)
-
-
-def _read_documents(source: Source, rank: int, world: int) -> Iterator[Documents]:
-    """Every world-th row group of the shards, from the rank-th on."""
-    piece = 0
-    for path in source.shards:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                piece += 1
-                if (piece - 1) % world != rank:
-                    continue
-                table = file.read_row_group(group, columns=["lang", "source", "tokens"])
-                yield _as_documents(path, table.combine_chunks(), source)
-
-
-def _as_documents(path: Path, table: pa.Table, source: Source) -> Documents:
-    batch = table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
-    encoded = pc.dictionary_encode(batch.column("lang"))
-    lists = batch.column("tokens")
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    tokens = lists.values.to_numpy()[offsets[0] : offsets[-1]] if len(batch) else lists.values
-    tokens = np.asarray(tokens, dtype=np.uint32)
-    if len(tokens) and int(tokens.max()) >= source.n_ids:
-        raise InputError(
-            f"{path}: holds the id {int(tokens.max())}, but the vocabulary has {source.n_ids}"
-        )
-    keep = np.ones(len(batch), dtype=np.bool_)
-    if source.sources:
-        known = pa.array(source.sources, pa.string())
-        keep = pc.is_in(batch.column("source"), value_set=known).to_numpy(zero_copy_only=False)
-    return Documents(
-        languages=encoded.dictionary.to_pylist(),
-        lang=encoded.indices.to_numpy().astype(np.int64),
-        keep=keep,
-        offsets=offsets - offsets[0],
-        tokens=tokens.copy(),  # Arrow's memory is read-only; the kernels are compiled for one kind
-    )
+def _kept(piece: Piece, sources: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Which documents of a piece count: those of the given sources, or all (bool [n_docs])."""
+    if not sources:
+        return np.ones(len(piece), dtype=np.bool_)
+    known = pa.array(sources, pa.string())
+    return np.asarray(pc.is_in(piece.source, value_set=known).to_numpy(zero_copy_only=False))
 
 
 def _count_frequencies(rank: int, world: int, source: Source, folder: Path) -> None:
     """Map task of the first pass: documents per language, and per language and id."""
     documents: dict[str, int] = {}
     counts: dict[str, npt.NDArray[np.uint64]] = {}
-    for part in _read_documents(source, rank, world):
-        groups = np.where(part.keep, part.lang, np.int64(-1))
-        found = np.zeros((len(part.languages), source.n_ids), dtype=np.uint64)
-        add_document_frequencies(part.tokens, part.offsets, groups, found)
-        for code, lang in enumerate(part.languages):
+    for piece in read_pieces(source.shards, source.n_ids, rank, world):
+        groups = np.where(_kept(piece, source.sources), piece.lang, np.int64(-1))
+        found = np.zeros((len(piece.languages), source.n_ids), dtype=np.uint64)
+        add_document_frequencies(piece.tokens, piece.offsets, groups, found)
+        for code, lang in enumerate(piece.languages):
             n_documents = int(np.count_nonzero(groups == code))
             if n_documents:
                 documents[lang] = documents.get(lang, 0) + n_documents
                 counts[lang] = counts.get(lang, np.uint64(0)) + found[code]
     for number, lang in enumerate(sorted(documents)):
-        _save(folder / f"{rank:05d}-{number:03d}.npy", counts[lang])
+        save_array(folder / f"{rank:05d}-{number:03d}.npy", counts[lang])
     write_json(folder / f"{rank:05d}.json", [[lang, documents[lang]] for lang in sorted(documents)])
 
 
@@ -231,7 +186,7 @@ def _merge_frequencies(
     documents: dict[str, int] = {}
     counts: dict[str, npt.NDArray[np.uint64]] = {}
     for rank in range(n_tasks):
-        listed = json.loads((folder / f"{rank:05d}.json").read_text("utf-8"))
+        listed = read_json(folder / f"{rank:05d}.json")
         for number, (lang, n_documents) in enumerate(listed):
             documents[lang] = documents.get(lang, 0) + n_documents
             part = np.load(folder / f"{rank:05d}-{number:03d}.npy", allow_pickle=False)
@@ -268,8 +223,10 @@ def _blocks(
     items: list[npt.NDArray[np.uint32]] = []
     offsets = [np.zeros(1, dtype=np.int64)]
     n_held = 0
-    for part in _read_documents(source, rank, world):
-        found, ends = unique_items(part.tokens, part.offsets, part.keep, item_of, n_items)
+    for piece in read_pieces(source.shards, source.n_ids, rank, world):
+        found, ends = unique_items(
+            piece.tokens, piece.offsets, _kept(piece, source.sources), item_of, n_items
+        )
         items.append(found)
         offsets.append(ends[1:] + n_held)
         n_held += len(found)
@@ -284,7 +241,7 @@ def _count_pairs(
     rank: int,
     world: int,
     source: Source,
-    item_of: npt.NDArray[np.int32],
+    item_of: Path,
     n_items: int,
     folder: Path,
 ) -> None:
@@ -294,16 +251,14 @@ def _count_pairs(
     """
     index = folder / f"index-{rank:05d}"
     blocks = []
-    for number, block in enumerate(_blocks(source, item_of, n_items, rank, world)):
-        arrays = []
-        for name, array in block._asdict().items():
-            path = index / f"{number:05d}-{name}.npy"
-            _save(path, array)
-            # Mode "c" (writable, never written back) gives the array type kernels are compiled for.
-            arrays.append(np.asarray(np.load(path, mmap_mode="c", allow_pickle=False)))
-        blocks.append(Block(*arrays))
+    numbering = np.load(item_of, allow_pickle=False)
+    for number, block in enumerate(_blocks(source, numbering, n_items, rank, world)):
+        paths = [index / f"{number:05d}-{name}.npy" for name in block._fields]
+        for path, array in zip(paths, block, strict=True):
+            save_array(path, array)
+        blocks.append(Block(*map(map_array, paths)))
     for band, (first, last) in enumerate(bands(n_items)):
-        _save(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
+        save_array(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
     remove_tree(index)
 
 
@@ -329,8 +284,3 @@ def _merge_pairs(
 
 def _band_path(folder: Path, rank: int, band: int) -> Path:
     return folder / f"counts-{rank:05d}" / f"{band:05d}.npy"
-
-
-def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)

@@ -71,11 +71,17 @@ def word_columns(
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """The words of a word-shard folder by their ids; InputError where there is no vocabulary."""
+    """The words of a word-shard folder by their ids ("" for RARE_WORDS).
+
+    Raises InputError where there is no vocabulary.
+    """
     path = folder / VOCABULARY
     if not path.is_file():
         raise InputError(f"{path}: no such file; run `pivots tokenize` with tokenize.words")
-    words: list[str] = pq.read_table(path, columns=["word"]).column("word").to_pylist()
+    table = pq.read_table(path, columns=["id", "word"])
+    words = [""] * (1 + max(table.column("id").to_pylist(), default=RARE_WORDS))
+    for number, word in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        words[number] = word
     return words
 
 

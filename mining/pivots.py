@@ -1,4 +1,4 @@
-"""The `pivots` stage: the pivot set from the counts, by one of three definitions (METHOD section 4).
+"""The `pivots` stage: the pivot set from the counts, by three definitions (METHOD section 4).
 
 Only edges of positive association count for the strongest links. A pair that never meets has
 NPMI -1 in the limit, however little it says: rare items hardly meet anything, and a typical link of

@@ -20,8 +20,8 @@ NO_LANGUAGE = -1
 class Links(NamedTuple):
     """What is known of each item's edges.
 
-    `degree` int64 [K] counts the edges of NPMI >= the threshold, `reach` int64 [K, L] those to items
-    of each language. `strongest` float64 [K, L, m] holds the m largest NPMI to items of each
+    `degree` int64 [K] counts the edges of NPMI >= the threshold, `reach` int64 [K, L] those to
+    items of each language. `strongest` float64 [K, L, m] holds the m largest NPMI to items of each
     language in falling order (ties by item), `neighbours` int64 [K, L, m] the items they lead to;
     where there are fewer, NPMI 0 and item -1.
     """
@@ -62,7 +62,7 @@ def add_links(
     the pairs does not matter.
     """
     for pair in range(len(i)):
-        a, b = np.int64(i[pair]), np.int64(j[pair])
+        a, b = int(i[pair]), int(j[pair])
         value = npmi(np.float64(n[pair]), doc_freq[a], doc_freq[b], n_documents)
         if value >= edge_npmi:
             degree[a] += 1
