@@ -314,7 +314,8 @@ def _gunzip(stream: _HashingStream) -> Iterator[bytes | _Damage]:
     with gzip.GzipFile(fileobj=stream, mode="rb") as file:  # type: ignore[call-overload]
         while True:
             try:
-                data = file.read(READ_BYTES)
+                # read() would lose what it holds already when the stream breaks off.
+                data = file.read1(READ_BYTES)
             except EOFError:
                 yield _Damage("truncated file", "the gzip stream ends too early", b"")
                 return

@@ -7,7 +7,7 @@ text, no piece across a word border. Newlines and other characters without a pie
 from __future__ import annotations
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 BORDER = "\u2581"
 
@@ -43,7 +43,11 @@ def to_tokenizer_json(model: bytes) -> tuple[Tokenizer, dict[str, str]]:
         )
     else:
         engine = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token=unk))
-    engine.pre_tokenizer = pre_tokenizers.Metaspace(BORDER, prepend_scheme="first", split=True)
+    # Not Metaspace's own prefix: it leaves out the mark before a text that begins with a space.
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(BORDER), normalizers.Replace(" ", BORDER)]
+    )
+    engine.pre_tokenizer = pre_tokenizers.Metaspace(BORDER, prepend_scheme="never", split=True)
     engine.decoder = decoders.Sequence(
         [
             decoders.Replace(BORDER, " "),

@@ -28,6 +28,8 @@ from mining.settings import CorpusSettings, TokenizerSettings
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 # A fixed number: the sums of the unigram trainer depend on how the sentences are divided.
 TRAINER_THREADS = 4
+# Of <s>, </s>, <unk> and the byte pieces <0x00> to <0xFF>.
+RESERVED_NAME_CHARS = "</>sunkx0123456789ABCDEF"
 
 
 def run_tokenizer(
@@ -171,6 +173,8 @@ def _train(settings: TokenizerSettings, sample: dict[str, list[str]]) -> bytes:
             # Lossless: decoding gives the text back, and words are found again in the tokens.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
+            # With these as pieces, the reserved names below can be spelled out as text.
+            required_chars="" if settings.model_type == "word" else RESERVED_NAME_CHARS,
             max_sentence_length=4 * settings.max_line_chars,
             shuffle_input_sentence=False,
             hard_vocab_limit=False,

@@ -12,9 +12,18 @@ class PivotsError(Exception):
 
 
 class SettingsError(PivotsError):
-    """A setting has an unknown key, a wrong type or an impossible value."""
+    """A setting has an unknown key, a wrong type or an impossible value.
+
+    `settings_type` and `key` say which field of which settings class, where that is known.
+    """
 
     exit_code = 2
+
+    def __init__(
+        self, message: str, settings_type: type | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.settings_type, self.key = settings_type, key
 
 
 class InputError(PivotsError):
@@ -42,4 +51,5 @@ class MissingDependencyError(PivotsError):
 def check_setting(settings: object, key: str, ok: bool, expected: str) -> None:
     """Raise SettingsError for the field `key` unless `ok`; for `__post_init__` of settings."""
     if not ok:
-        raise SettingsError(f"{key}: found {getattr(settings, key)!r}, expected {expected}")
+        message = f"{key}: found {getattr(settings, key)!r}, expected {expected}"
+        raise SettingsError(message, type(settings), key)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mining.common.errors import InputError
-from mining.common.files import atomic_path
+from mining.common.files import atomic_path, write_bytes
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -63,3 +63,46 @@ def open_token_file(
     if total == 0:
         return np.zeros(0, dtype=dtype), ends
     return np.memmap(path, dtype=dtype, mode="r"), ends
+
+
+class ScatteredTokenFile:
+    """A token file whose documents arrive in any order: each is put at its place.
+
+    `sizes` int64 [n_docs] are the documents' tokens in the order of the file, each with its
+    end-of-text token. Memory does not grow with the file.
+    """
+
+    def __init__(
+        self, path: Path, sizes: npt.NDArray[np.int64], vocab_size: int, eos_id: int
+    ) -> None:
+        self._path = path
+        self._eos_id = eos_id
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._starts = self._ends - sizes
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dtype = token_dtype(vocab_size)
+        total = int(self._ends[-1]) if len(sizes) else 0
+        self._temporary.write_bytes(b"")
+        # NumPy cannot map an empty file.
+        self._tokens = (
+            np.memmap(self._temporary, dtype=dtype, mode="w+", shape=(total,)) if total else None
+        )
+
+    def put(self, position: int, tokens: npt.NDArray[np.uint32]) -> None:
+        """Place a document; tokens beyond its size are cut off, the last one is end-of-text."""
+        start, end = self._starts[position], self._ends[position]
+        assert self._tokens is not None
+        assert len(tokens) >= end - start - 1
+        self._tokens[start : end - 1] = tokens[: end - start - 1]
+        self._tokens[end - 1] = self._eos_id
+
+    def close(self) -> None:
+        """Move the finished file to its name and write the index."""
+        if self._tokens is not None:
+            self._tokens.flush()
+        self._temporary.replace(self._path)
+        write_bytes(
+            self._path.with_name(self._path.name + ".index"),
+            self._ends.astype("<u8").tobytes(),
+        )

@@ -1,0 +1,106 @@
+"""The command line: `pivots COMMAND ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.config import STAGES, RunConfig, parse_config, save_config
+from mining.common.errors import PivotsError
+from mining.common.logs import log, setup_logging
+from mining.common.stage import code_version, lineage, verify_outputs
+
+USAGE = """\
+usage: pivots COMMAND [--config FILE] [--section.key VALUE ...]
+
+Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, trace the models.
+
+  pivots run [CONFIG]      the whole chain; what is done already is not done again
+  pivots STAGE             one stage of it, with the same settings:
+{stages}
+  pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
+  pivots verify PATH       compare a stage's files with the hashes in its manifest
+
+Every command takes --help, --print_config, --verbose and --quiet. Without a config the embedded
+default runs: a generated world that needs no download.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see mining.common.errors for their meaning)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"semantic-pivots {code_version()}")
+        return 0
+    verbose, quiet = (flag in arguments for flag in ("--verbose", "--quiet"))
+    arguments = [a for a in arguments if a not in ("--verbose", "--quiet")]
+    setup_logging(verbose, quiet)
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except PivotsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, STAGES))
+    lines = [f"    {name:<{width}}  {text}" for name, (text, _) in STAGES.items()]
+    return USAGE.format(stages="\n".join(lines))
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    if command in ("lineage", "verify"):
+        return _inspect(command, arguments)
+    if command == "run":
+        if arguments and not arguments[0].startswith("-"):
+            arguments = ["--config", *arguments]
+        return _run(parse_config(arguments, command))
+    if command in STAGES:
+        return _stage(command, parse_config(arguments, command))
+    known = ", ".join(("run", *STAGES, "lineage", "verify"))
+    raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
+
+
+def _inspect(command: str, arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(f"usage: pivots {command} PATH   (PATH: the folder of a finished stage)")
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    folder = Path(arguments[0])
+    if command == "lineage":
+        print("\n".join(lineage(folder)))
+    else:
+        verify_outputs(folder)
+        print(f"{folder}: every file is as its manifest says")
+    return 0
+
+
+def _run(config: RunConfig) -> int:
+    from launch.pipeline import Plan
+
+    plan = Plan(config)
+    jobs = plan.jobs()
+    save_config(config, Path(config.out) / "config.yaml")
+    for number, job in enumerate(jobs, start=1):
+        log.info("[%d/%d] %s", number, len(jobs), job.name)
+        job.run()
+    print(f"report: {(plan.folder('report') / 'report.html').resolve()}")
+    return 0
+
+
+def _stage(stage: str, config: RunConfig) -> int:
+    from launch.pipeline import Plan, select_jobs
+
+    for job in select_jobs(Plan(config), stage):
+        job.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The configuration of a whole run: one YAML file, one section a stage.
+
+Every command reads the same file, so that `pivots count --config my.yaml` does exactly what
+`pivots run my.yaml` does at that point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from eval.report_settings import ReportSettings
+from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
+from training.settings import TrainSettings, WandbSettings
+
+from mining.common.errors import SettingsError, check_setting
+from mining.common.files import write_text
+from mining.settings import (
+    CorpusSettings,
+    CountSettings,
+    EngineSettings,
+    MixSettings,
+    PivotsSettings,
+    ScoreSettings,
+    TokenizerSettings,
+    TokenizeSettings,
+    WordsSettings,
+    WorldSettings,
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run from documents to the report.
+
+    Attributes:
+        out: folder of the run; each stage has its own folder in it.
+        seed: root seed of every draw but the training seeds.
+        seeds: training seeds; each arm is trained once with each.
+        task: word-translation task: the name of a shipped one (words-small) or a path; null takes
+            the world's own for a generated world, else words-small.
+        models: further models to evaluate and trace, name -> folder or hub id (id@revision).
+        only: restrict train, evaluate, trace and attribute to these (ARM, ARM/SEED, or a name of
+            models); empty means all.
+        inputs: folders of finished stages to use in place of this run's own, stage -> folder.
+        engine: where tasks run.
+        corpus: the documents.
+        world: the generated corpus, used where corpus.path is null.
+        tokenizer: the tokenizer stage.
+        tokenize: the tokenize stage.
+        count: the count stage.
+        words: the words stage.
+        pivots: the pivots stage.
+        score: the score stage.
+        mix: the mix stage.
+        train: the train stage.
+        wandb: where training logs to, beside its files.
+        evaluate: the evaluate stage.
+        trace: the trace stage.
+        attribute: the attribute stage.
+        report: the report stage.
+    """
+
+    out: str = "runs/quickstart"
+    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
+    task: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    inputs: dict[str, str] = field(default_factory=dict)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    world: WorldSettings = field(default_factory=WorldSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
+    count: CountSettings = field(default_factory=CountSettings)
+    words: WordsSettings = field(default_factory=WordsSettings)
+    pivots: PivotsSettings = field(default_factory=PivotsSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    mix: MixSettings = field(default_factory=MixSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    wandb: WandbSettings = field(default_factory=WandbSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    trace: TraceSettings = field(default_factory=TraceSettings)
+    attribute: AttributeSettings = field(default_factory=AttributeSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+
+    def __post_init__(self) -> None:
+        check_setting(self, "out", bool(self.out), "a folder")
+        check_setting(self, "seeds", len(self.seeds) >= 1, "at least one seed")
+        check_setting(self, "seeds", len(set(self.seeds)) == len(self.seeds), "no seed twice")
+        check_setting(self, "seed", self.seed >= 0, "at least 0")
+        unknown = sorted(set(self.inputs) - set(STAGES))
+        check_setting(self, "inputs", not unknown, f"names of stages: {', '.join(STAGES)}")
+        clash = sorted(set(self.models) & set(self.mix.arms))
+        check_setting(self, "models", not clash, "names that no arm has")
+
+
+# Stage -> (what it does, the sections it reads beside the shared ones).
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "world": ("generate a small multilingual corpus with planted pivots", ("world",)),
+    "tokenizer": ("train a SentencePiece model, or take a tokenizer", ("corpus", "tokenizer")),
+    "tokenize": (
+        "documents into token shards; bad records into quarantine",
+        ("corpus", "tokenize"),
+    ),
+    "count": ("in how many documents each pair of items stands, exactly", ("count",)),
+    "words": ("find a task's words in the text; pivots of each pair", ("corpus", "words")),
+    "pivots": ("choose the pivot set from the counts", ("pivots",)),
+    "score": ("each document's share of pivots", ("score",)),
+    "mix": ("documents for each arm at one budget", ("mix",)),
+    "train": ("pre-train a model on each arm", ("train", "wandb")),
+    "evaluate": ("word-translation score with intervals", ("evaluate",)),
+    "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
+    "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
+    "report": ("one HTML page about all of it", ("report",)),
+}
+SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
+
+
+def parse_config(argv: Sequence[str], command: str, default: Path | None = None) -> RunConfig:
+    """The settings that a config file and the command line make together.
+
+    Prints and exits on --help (only the sections that `command` reads) and --print_config. Raises
+    SettingsError, naming the key and where it was set, on unknown keys, wrong types and impossible
+    values.
+    """
+    import jsonargparse
+
+    if "--help" in argv or "-h" in argv:
+        _help(command)
+    parser = _parser(command, skip=())
+    arguments = list(argv)
+    if default is not None and not any(a.startswith("--config") for a in arguments):
+        arguments = ["--config", str(default), *arguments]
+    try:
+        values = parser.parse_args(arguments)
+    except jsonargparse.ArgumentError as error:
+        raise SettingsError(f"{_named_files(arguments)}{_one_line(error)}") from None
+    del values["config"]
+    try:
+        built = parser.instantiate(values)
+    except SettingsError as error:
+        where = _paths_by_type().get(error.settings_type, "")
+        key = f"{where}.{error.key}" if where else error.key
+        on_line = any(a.split("=")[0] == f"--{key}" for a in arguments)
+        place = "command line: " if on_line else _named_files(arguments)
+        raise SettingsError(f"{place}{where}{'.' if where else ''}{error}") from None
+    return RunConfig(**vars(built))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved settings as YAML that `--config` reads again."""
+    plain = _plain(dataclasses.asdict(config))
+    write_text(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _parser(command: str, skip: Iterable[str]) -> Any:
+    import jsonargparse
+
+    text = STAGES[command][0] if command in STAGES else "the whole chain, documents to report"
+    parser = jsonargparse.ArgumentParser(
+        prog=f"pivots {command}",
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=(
+            "Every command reads the same YAML file; `--section.key value` overrides it. "
+            "--print_config shows the result."
+        ),
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings")
+    parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))
+    return parser
+
+
+def _help(command: str) -> typing.NoReturn:
+    sections = STAGES[command][1] if command in STAGES else tuple(_sections())
+    skip = set(_sections()) - {*SHARED, *sections}
+    _parser(command, skip).print_help()
+    sys.exit(0)
+
+
+def _sections() -> list[str]:
+    return [f.name for f in dataclasses.fields(RunConfig)]
+
+
+def _paths_by_type() -> dict[type, str]:
+    """Settings class -> dotted path of its section."""
+    found: dict[type, str] = {RunConfig: ""}
+
+    def walk(cls: type, path: str) -> None:
+        for name, hint in typing.get_type_hints(cls).items():
+            if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+                found[hint] = f"{path}{name}"
+                walk(hint, f"{path}{name}.")
+
+    walk(RunConfig, "")
+    return found
+
+
+def _named_files(arguments: Sequence[str]) -> str:
+    files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    files += [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+    return ", ".join(files) + ": " if files else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,289 @@
+"""The chain: which stages a configuration asks for, in order, with their folders and inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.config import STAGES, RunConfig
+from mining.common.errors import InputError, SettingsError
+from mining.common.stage import MANIFEST
+from mining.settings import CorpusSettings
+
+DEFAULT_TASK = "words-small"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to run: `name` is the stage, with arm and seed where it is run for each."""
+
+    stage: str
+    name: str
+    folder: Path
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to evaluate: trained by the run (arm and seed) or named in the configuration."""
+
+    label: str
+    seed: int
+    source: str
+    revision: str | None
+
+
+class Plan:
+    """The jobs of a configuration."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.root = Path(config.out)
+        self.generated = config.corpus.path is None
+
+    def jobs(self) -> list[Job]:
+        """All jobs in an order in which each finds its inputs done."""
+        found = []
+        for stage in STAGES:
+            if stage == "world" and not self.generated:
+                continue
+            found.extend(getattr(self, f"_{stage}")())
+        return found
+
+    def folder(self, stage: str) -> Path:
+        """The folder in which a stage's output is, or will be."""
+        return Path(self.config.inputs.get(stage, self.root / stage))
+
+    @property
+    def corpus(self) -> CorpusSettings:
+        """The corpus, with the generated world's folder filled in."""
+        if not self.generated:
+            return self.config.corpus
+        path = str(self.folder("world") / "documents")
+        return dataclasses.replace(self.config.corpus, path=path)
+
+    @property
+    def task(self) -> Path:
+        """The task file."""
+        name = self.config.task
+        if name is None and self.generated:
+            return self.folder("world") / "task.yaml"
+        return find_task(name or DEFAULT_TASK)
+
+    def models(self) -> list[Model]:
+        """The models to evaluate: each arm with each seed, then those the configuration names."""
+        config = self.config
+        trained = [
+            Model(arm, seed, str(self.folder("train") / arm / str(seed) / "model"), None)
+            for arm in config.mix.arms
+            for seed in config.seeds
+        ]
+        named = []
+        for label, source in config.models.items():
+            # A folder may hold an "@" too.
+            is_folder = Path(source).exists() or "@" not in source
+            name, revision = (source, None) if is_folder else source.rsplit("@", 1)
+            named.append(Model(label, config.seeds[0], name, revision))
+        return [model for model in trained + named if self._wanted(model.label, model.seed)]
+
+    def _wanted(self, label: str, seed: int) -> bool:
+        only = self.config.only
+        return not only or label in only or f"{label}/{seed}" in only
+
+    def _job(self, stage: str, run: Callable[[Path], None], *parts: str) -> Job:
+        folder = self.folder(stage).joinpath(*parts)
+        return Job(stage, "/".join((stage, *parts)), folder, lambda: run(folder))
+
+    # One method a stage: yields its jobs, imports its code only when the job runs.
+
+    def _world(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.world import run_world
+
+            run_world(self.config.world, out, self.config.seed)
+
+        yield self._job("world", run)
+
+    def _tokenizer(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.train_tokenizer import run_tokenizer
+
+            run_tokenizer(self.config.tokenizer, self.corpus, out, self.config.seed)
+
+        yield self._job("tokenizer", run)
+
+    def _tokenize(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.tokenize import run_tokenize
+
+            config = self.config
+            run_tokenize(config.tokenize, self.corpus, out, self.folder("tokenizer"), config.engine)
+
+        yield self._job("tokenize", run)
+
+    def _count(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.count import run_count
+
+            tokens, tokenizer = self.folder("tokenize"), self.folder("tokenizer")
+            run_count(self.config.count, out, tokens, tokenizer, self.config.engine)
+
+        yield self._job("count", run)
+
+    def _words(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.words import run_words
+
+            config = self.config
+            tokens, tokenizer = self.folder("tokenize"), self.folder("tokenizer")
+            run_words(
+                config.words, out, self.corpus, tokens, tokenizer, self.task, config.engine,
+                config.seed,
+            )  # fmt: skip
+
+        yield self._job("words", run)
+
+    def _pivots(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.pivots import run_pivots
+
+            run_pivots(self.config.pivots, out, self.folder("count"))
+
+        yield self._job("pivots", run)
+
+    def _score(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.score import run_score
+
+            tokens, pivots = self.folder("tokenize"), self.folder("pivots")
+            run_score(self.config.score, out, tokens, pivots, self.config.engine)
+
+        yield self._job("score", run)
+
+    def _mix(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from mining.mix import run_mix
+
+            tokens, score = self.folder("tokenize"), self.folder("score")
+            tokenizer = self.folder("tokenizer")
+            run_mix(self.config.mix, out, tokens, score, tokenizer, self.config.seed)
+
+        yield self._job("mix", run)
+
+    def _train(self) -> Iterator[Job]:
+        for arm in self.config.mix.arms:
+            for seed in self.config.seeds:
+                if self._wanted(arm, seed):
+                    yield self._job("train", self._train_run(arm, seed), arm, str(seed))
+
+    def _train_run(self, arm: str, seed: int) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from training.train import run_train
+
+            run_train(self.config.train, self.config.wandb, out, self.folder("mix"), arm, seed)
+
+        return run
+
+    def _evaluate(self) -> Iterator[Job]:
+        for model in self.models():
+            yield self._job("evaluate", self._evaluate_run(model), model.label, str(model.seed))
+
+    def _evaluate_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.evaluate import run_evaluate
+
+            settings = self.config.evaluate
+            words = self.folder("words") if settings.min_doc_freq is not None else None
+            run_evaluate(
+                dataclasses.replace(settings, revision=model.revision or settings.revision),
+                out, model.source, self.task, words, self.config.seed,
+                {"arm": model.label, "seed": model.seed},
+            )  # fmt: skip
+
+        return run
+
+    def _trace(self) -> Iterator[Job]:
+        for model in self.models():
+            yield self._job("trace", self._trace_run(model), model.label, str(model.seed))
+
+    def _trace_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.trace import run_trace
+
+            settings = self.config.trace
+            words = self.folder("words")
+            run_trace(
+                dataclasses.replace(settings, revision=model.revision or settings.revision),
+                out, model.source, self.task,
+                words if (words / MANIFEST).is_file() else None, self.config.seed,
+            )  # fmt: skip
+
+        return run
+
+    def _attribute(self) -> Iterator[Job]:
+        for model in self.models():
+            yield self._job("attribute", self._attribute_run(model), model.label, str(model.seed))
+
+    def _attribute_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.attribute import run_attribute
+
+            trace, evaluate = (
+                self.folder(stage) / model.label / str(model.seed)
+                for stage in ("trace", "evaluate")
+            )
+            run_attribute(
+                self.config.attribute, out, trace, evaluate, self.folder("words"), self.config.seed
+            )
+
+        return run
+
+    def _report(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from eval.report import ReportInputs, run_report
+
+            models = [(model.label, model.seed) for model in self.models()]
+            arms = [pair for pair in models if pair[0] in self.config.mix.arms]
+            per_model = {
+                stage: {
+                    pair: self.folder(stage) / pair[0] / str(pair[1])
+                    for pair in (arms if stage == "train" else models)
+                }
+                for stage in ("train", "evaluate", "trace", "attribute")
+            }
+            shared = {
+                stage: self.folder(stage)
+                for stage in ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
+            }
+            run_report(self.config.report, out, ReportInputs(**shared, **per_model, task=self.task))
+
+        yield self._job("report", run)
+
+
+def find_task(name: str) -> Path:
+    """A task file by its path or, for the shipped ones, by its name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = Path(str(importlib.resources.files("eval") / "tasks"))
+    shipped = folder / f"{name.replace('-', '_')}.yaml"
+    if not shipped.is_file():
+        known = sorted(p.stem.replace("_", "-") for p in folder.glob("*.yaml"))
+        raise InputError(f"{name}: no such task file, nor a shipped task ({', '.join(known)})")
+    return shipped
+
+
+def select_jobs(plan: Plan, stage: str) -> list[Job]:
+    """The jobs of one stage; SettingsError where the configuration has none."""
+    jobs = [job for job in plan.jobs() if job.stage == stage]
+    if not jobs:
+        what = (
+            "the corpus has a path, so that no world is generated (corpus.path)"
+            if stage == "world"
+            else f"`only` leaves nothing to do: {', '.join(plan.config.only)}"
+        )
+        raise SettingsError(f"{stage}: {what}")
+    return jobs

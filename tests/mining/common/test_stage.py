@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mining.common.errors import BusyError, InputError, MismatchError
+from mining.common.stage import (
+    FilesInput,
+    StageInput,
+    begin,
+    describe_differences,
+    engine_setting,
+    lineage,
+    path_setting,
+    read_manifest,
+    require_same,
+    settings_dict,
+    verify_outputs,
+)
+
+
+def finish(out: Path, text: str = "x", settings: dict[str, int] | None = None) -> bool:
+    """Run a one-file stage; False where it was done already."""
+    run = begin("count", out, settings or {"k": 1}, {})
+    if run is None:
+        return False
+    (out / "a.txt").write_text(text)
+    run.finish({"n": 1})
+    return True
+
+
+def test_done_stage_is_not_redone_and_a_changed_setting_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pivots")
+    out = tmp_path / "count"
+    assert finish(out)
+    before = (out / "manifest.json").read_bytes()
+    assert not finish(out)
+    assert finish(out, settings={"k": 2})
+    assert "settings.k changed: 1 -> 2" in caplog.text
+    assert (out / "manifest.json").read_bytes() != before
+    assert finish(out)
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_missing_or_cut_output_is_noticed(tmp_path: Path) -> None:
+    out = tmp_path / "count"
+    finish(out)
+    (out / "a.txt").write_text("longer")
+    assert finish(out)
+    (out / "a.txt").unlink()
+    assert finish(out)
+
+
+def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
+    out = tmp_path / "count"
+    finish(out, "hello")
+    verify_outputs(out)
+    (out / "a.txt").write_text("hellp")
+    with pytest.raises(InputError, match=r"a\.txt: content differs"):
+        verify_outputs(out)
+
+
+def test_partial_work_is_kept_only_for_the_same_settings(tmp_path: Path) -> None:
+    out = tmp_path / "count"
+    run = begin("count", out, {"k": 1}, {})
+    assert run is not None
+    (run.work / "part").write_text("half")
+    run.lock.close()
+    with pytest.raises(InputError, match="not finished"):
+        read_manifest(out, "count")
+    again = begin("count", out, {"k": 1}, {})
+    assert again is not None
+    assert (again.work / "part").read_text() == "half"
+    again.lock.close()
+    other = begin("count", out, {"k": 2}, {})
+    assert other is not None
+    assert not (other.work / "part").exists()
+
+
+def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    run = begin("count", tmp_path / "o", {}, {})
+    assert run is not None
+    with pytest.raises(BusyError, match="pivots count"):
+        begin("count", tmp_path / "o", {}, {})
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="no stage wrote"):
+        begin("count", tmp_path, {}, {})
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_inputs_are_known_by_content(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "f").write_text("1")
+
+    def once() -> bool:
+        run = begin("count", tmp_path / "o", {}, {"given": FilesInput.folder(source)})
+        if run is None:
+            return False
+        run.finish({})
+        return True
+
+    assert once()
+    (source / "f").write_text("1")  # a new time, the same content
+    assert not once()
+    (source / "f").write_text("2")
+    assert once()
+
+
+def test_lineage_names_the_chain_and_what_changed(tmp_path: Path) -> None:
+    finish(tmp_path / "a")
+    inputs = {"counts": StageInput(tmp_path / "a", "count")}
+    run = begin("pivots", tmp_path / "b", {}, inputs)
+    assert run is not None
+    run.finish({})
+    first, second = lineage(tmp_path / "b")
+    assert first.startswith("pivots ")
+    assert second.strip().startswith("count ")
+    finish(tmp_path / "a", settings={"k": 9})
+    assert "CHANGED" in lineage(tmp_path / "b")[1]
+
+
+def test_manifest_of_another_stage_or_format_is_refused(tmp_path: Path) -> None:
+    finish(tmp_path / "a")
+    with pytest.raises(InputError, match="expected 'pivots'"):
+        read_manifest(tmp_path / "a", "pivots")
+    path = tmp_path / "a" / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["format_version"] = 99
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="format 99"):
+        read_manifest(tmp_path / "a")
+
+
+def test_paths_and_engine_settings_are_not_recorded() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        size: int = 3
+        path: str | None = path_setting()
+        workers: int | None = engine_setting(2)
+
+    assert settings_dict(Settings()) == {"size": 3}
+
+
+def test_describe_differences_is_silent_on_equals_and_names_nested_keys() -> None:
+    value = {"a": {"b": [1, 2]}, "c": 1}
+    assert describe_differences(value, value) == []
+    lines = describe_differences(value, {"a": {"b": [1, 3]}, "d": 1})
+    assert lines == ["a.b changed: [1, 2] -> [1, 3]", "c is gone: 1", "d is new: 1"]
+
+
+def test_require_same_names_both_places() -> None:
+    with pytest.raises(MismatchError, match="x has 1; y has 2"):
+        require_same("the fingerprint", {"x": "1", "y": "2"})

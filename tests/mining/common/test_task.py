@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.pipeline import find_task
+from mining.common.errors import InputError
+from mining.common.task import N_DISTRACTORS, read_task
+
+HEADER = """format: 1
+name: t
+version: 1
+license: CC0
+languages: {a: A, b: B}
+instruction: "From {source_language} to {target_language}.\\n"
+example: "{source} = {target}\\n"
+query: "{source} ="
+answer: " {target}"
+concepts: c.tsv
+"""
+
+
+def write(tmp_path: Path, rows: list[str], header: str = HEADER) -> Path:
+    (tmp_path / "task.yaml").write_text(header)
+    (tmp_path / "c.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "task.yaml"
+
+
+def test_prompt_and_draws(tmp_path: Path) -> None:
+    rows = ["id\tpos\tclass\ta\tb\tb_alt\texample"]
+    rows += [f"c{i}\tnoun\tk\tx{i}\ty{i}\tz{i}\t{'no' if i == 0 else 'yes'}" for i in range(12)]
+    task = read_task(write(tmp_path, rows))
+    concept = task.concepts[3]
+    draws = [task.draw_examples("a", "b", concept, 5, draw, seed=1) for draw in range(5)]
+    assert draws == [task.draw_examples("a", "b", concept, 5, draw, seed=1) for draw in range(5)]
+    assert len({tuple(c.id for c in draw) for draw in draws}) == 5
+    for draw in draws:
+        assert len({c.id for c in draw}) == 5
+        assert concept not in draw
+        assert task.concepts[0] not in draw
+    one, two = draws[0][:2]
+    text = task.prompt("a", "b", [one, two], concept.words["a"])
+    assert text == (
+        f"From A to B.\n{one.words['a']} = {one.words['b']}\n"
+        f"{two.words['a']} = {two.words['b']}\nx3 ="
+    )
+
+
+def test_distractors_are_siblings_and_never_correct(tmp_path: Path) -> None:
+    rows = ["id\tpos\tclass\ta\tb\tb_alt"]
+    rows += [f"n{i}\tnoun\tk1\tx{i}\ty{i}\t" for i in range(11)]
+    rows += [f"m{i}\tnoun\tk2\tu{i}\tv{i}\t" for i in range(3)]
+    rows += ["v\tverb\tk1\tw\tw2\t", "same\tnoun\tk1\tother\tY0\ty0bis", "alt\tnoun\tk1\tq\tr\ty0"]
+    task = read_task(write(tmp_path, rows))
+    found = task.distractors("a", "b", task.concepts[0])
+    assert len(found) == N_DISTRACTORS
+    assert found == task.distractors("a", "b", task.concepts[0])
+    assert set(found) <= {f"y{i}" for i in range(1, 11)}  # same class first, none that means y0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["id\tpos\tclass\ta"], r"c\.tsv:1: the columns \['b'\]"),
+        (["id\tpos\tclass\ta\tb", "x\tn\tk\tw\t"], r"c\.tsv:2: an id, pos, class or word is empty"),
+        (["id\tpos\tclass\ta\tb", "x\tn\tk\tw\tv", "x\tn\tk\tw\tv"], r"c\.tsv:3: the id 'x'"),
+    ],
+)
+def test_bad_tables_are_refused_with_their_line(
+    tmp_path: Path, rows: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_task(write(tmp_path, rows))
+
+
+def test_unknown_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="extra"):
+        read_task(write(tmp_path, ["id"], HEADER + "extra: 1\n"))
+
+
+def test_shipped_task_is_complete() -> None:
+    task = read_task(find_task("words-small"))
+    assert len(task.concepts) >= 200
+    assert list(task.languages) == ["en", "fr", "zh", "ja"]
+    for lang in task.languages:
+        words = [concept.words[lang] for concept in task.concepts]
+        assert len(set(words)) == len(words), lang
+        assert not any(" " in word for word in words)
+    for source, target in task.directions():
+        for concept in task.concepts:
+            distractors = task.distractors(source, target, concept)
+            assert len(distractors) == N_DISTRACTORS
+            assert not {w.casefold() for w in distractors} & concept.forms(target)

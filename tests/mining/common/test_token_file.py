@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datatrove.utils.dataset import DatatroveFileDataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mining.common.errors import InputError
+from mining.common.token_file import ScatteredTokenFile, open_token_file, write_token_file
+
+DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(documents=DOCUMENTS, wide=st.booleans(), order=st.randoms())
+def test_scattered_writes_equal_a_plain_write(tmp_path, documents, wide, order) -> None:  # type: ignore[no-untyped-def]
+    vocab = 70_000 if wide else 100
+    arrays = [np.array(d, dtype=np.uint32) for d in documents]
+    plain, scattered = tmp_path / "a.ds", tmp_path / "b.ds"
+    write_token_file(plain, arrays, vocab, eos_id=1)
+    sizes = np.array([len(a) + 1 for a in arrays], dtype=np.int64)
+    file = ScatteredTokenFile(scattered, sizes, vocab, eos_id=1)
+    places = list(range(len(arrays)))
+    order.shuffle(places)
+    for place in places:
+        file.put(place, arrays[place])
+    file.close()
+    assert scattered.read_bytes() == plain.read_bytes()
+    assert (tmp_path / "b.ds.index").read_bytes() == (tmp_path / "a.ds.index").read_bytes()
+    tokens, ends = open_token_file(plain, vocab)
+    assert tokens.tolist() == [t for d in documents for t in [*d, 1]]
+    assert ends.tolist() == np.cumsum(sizes).tolist()
+
+
+def test_a_cut_document_keeps_its_end_of_text(tmp_path: Path) -> None:
+    file = ScatteredTokenFile(tmp_path / "a.ds", np.array([3]), 100, eos_id=7)
+    file.put(0, np.arange(10, 20, dtype=np.uint32))
+    file.close()
+    assert open_token_file(tmp_path / "a.ds", 100)[0].tolist() == [10, 11, 7]
+
+
+def test_datatrove_reads_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.ds"
+    write_token_file(path, [np.arange(2, 9, dtype=np.uint32)] * 4, 100, eos_id=1)
+    dataset = DatatroveFileDataset(str(path), seq_len=7, token_size=2)
+    assert dataset[0]["input_ids"].tolist()[:8] == [2, 3, 4, 5, 6, 7, 8, 1]
+
+
+def test_file_and_index_must_agree(tmp_path: Path) -> None:
+    path = tmp_path / "a.ds"
+    write_token_file(path, [np.arange(5, dtype=np.uint32)], 100, eos_id=1)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(InputError, match=r"has 10 bytes.*ask for 12"):
+        open_token_file(path, 100)

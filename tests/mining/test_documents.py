@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mining.common.errors import InputError
+from mining.documents import FileReader, Record, Rejected, list_documents
+from mining.settings import CorpusSettings
+
+CORPUS = CorpusSettings(group_field="metadata.page", max_record_bytes=1 << 16)
+
+
+def line(i: int, text: str = "hello") -> bytes:
+    return json.dumps({"id": f"d{i}", "text": text, "lang": "en"}).encode() + b"\n"
+
+
+def read(path: Path) -> tuple[list[Record], list[Rejected], FileReader]:
+    reader = FileReader(str(path), path.name, CORPUS)
+    items = list(reader)
+    good = [item for item in items if isinstance(item, Record)]
+    return good, [item for item in items if isinstance(item, Rejected)], reader
+
+
+def compress(data: bytes, suffix: str) -> bytes:
+    if suffix == ".gz":
+        return gzip.compress(data)
+    return zstandard.compress(data) if suffix == ".zst" else data
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_every_compression_gives_the_same_records_and_the_files_hash(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a.jsonl{suffix}"
+    parts = [b"".join(line(i) for i in range(3)), b"".join(line(i) for i in range(3, 6))]
+    path.write_bytes(b"".join(compress(part, suffix) for part in parts))  # two members
+    good, bad, reader = read(path)
+    assert [r.id for r in good] == [f"d{i}" for i in range(6)]
+    assert [r.line for r in good] == list(range(1, 7))
+    assert not bad
+    assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert good[0].source == "a"
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_truncated_archive_gives_what_can_be_read_and_one_quarantined_record(
+    tmp_path: Path, suffix: str
+) -> None:
+    data = compress(b"".join(line(i, f"{i * 7919:x}" * 50) for i in range(3000)), suffix)
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    good, bad, reader = read(path)
+    assert [r.id for r in good] == [f"d{i}" for i in range(len(good))]
+    assert len(bad) == 1
+    assert bad[0].reason == "truncated file"
+    assert bad[0].line == len(good) + 1
+    assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_garbage_in_an_archive_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(compress(line(0), suffix) + b"garbage that is no member")
+    good, bad, _ = read(path)
+    assert [r.id for r in good] == ["d0"]
+    assert [r.reason for r in bad] == ["damaged file"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b'{"id": "x", "text": "cut', "invalid JSON"),
+        (b'{"id": "x", "text": "\xff\xfe"}', "invalid UTF-8"),
+        (b'{"id": "x", "text": "\\ud800"}', "invalid JSON"),
+        (b"[1, 2]", "not an object"),
+        (b'{"id": "x"}', "no text"),
+        (b'{"id": "x", "text": null}', "no text"),
+        (b'{"id": "x", "text": 5}', "text is not a string"),
+        (b'{"text": "t"}', "no id"),
+        (b'{"id": "", "text": "t"}', "no id"),
+        (b'{"id": true, "text": "t"}', "no id"),
+        (b'{"id": "' + b"x" * 5000 + b'", "text": "t"}', "id is too long"),
+        (b'{"id": "x", "text": "t", "lang": 3}', "lang is not a string"),
+        (b"[" * 10_000, "invalid JSON"),
+        (b'{"id": "x", "text": "' + b"y" * (1 << 17) + b'"}', "record is too long"),
+    ],
+)
+def test_a_bad_record_is_quarantined_and_the_rest_is_read(
+    tmp_path: Path, raw: bytes, reason: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(0) + raw + b"\n" + line(1))
+    good, bad, _ = read(path)
+    assert [r.id for r in good] == ["d0", "d1"]
+    assert [(r.reason, r.line, r.n_bytes) for r in bad] == [(reason, 2, len(raw))]
+    assert bad[0].sha256 == hashlib.sha256(raw).hexdigest()
+    assert bad[0].raw == raw[: 64 << 10]
+
+
+def test_odd_but_good_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"id": 7, "text": "bom", "metadata": {"page": "p"}}\r\n'
+        b"\n   \n"
+        b'{"id": "z", "text": "a\\u0000b", "source": "s"}'  # NUL, no line end
+    )
+    good, bad, _ = read(path)
+    assert not bad
+    assert [(r.id, r.text, r.group, r.source, r.line) for r in good] == [
+        ("7", "bom", "p", "a", 1),
+        ("z", "a\0b", None, "s", 4),
+    ]
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"")
+    assert read(path)[:2] == ([], [])
+
+
+def test_parquet_and_damaged_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"id": f"d{i}", "text": "t", "metadata": {"page": str(i)}} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist([*rows, {"id": "bad", "text": None}]), path)
+    good, bad, _ = read(path)
+    assert [(r.id, r.group) for r in good] == [("d0", "0"), ("d1", "1"), ("d2", "2")]
+    assert [(r.reason, r.line) for r in bad] == [("no text", 4)]
+    path.write_bytes(path.read_bytes()[:-20])
+    good, bad, _ = read(path)
+    assert not good
+    assert [r.reason for r in bad] == ["damaged file"]
+
+
+def test_listing_takes_files_folders_globs_and_urls(tmp_path: Path) -> None:
+    for name in ("en/b.jsonl.gz", "en/a.jsonl", "fr/c.parquet", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def names(path: str, glob: str | None = None) -> list[str]:
+        return list(list_documents(CorpusSettings(path=path, glob=glob)))
+
+    assert names(str(tmp_path)) == ["en/a.jsonl", "en/b.jsonl.gz", "fr/c.parquet"]
+    assert names(str(tmp_path), "en/*.gz") == ["en/b.jsonl.gz"]
+    assert names(str(tmp_path / "en" / "a.jsonl")) == ["a.jsonl"]
+    assert names(f"file://{tmp_path}/en") == ["a.jsonl", "b.jsonl.gz"]
+    with pytest.raises(InputError, match="no file that matches"):
+        names(str(tmp_path), "*.nothing")
+    with pytest.raises(InputError, match="no such file or folder"):
+        names(str(tmp_path / "missing"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    lines=st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.builds(lambda t: json.dumps({"id": "i", "text": t}).encode(), st.text(max_size=9)),
+        ),
+        max_size=12,
+    )
+)
+def test_no_record_is_lost_whatever_the_bytes(tmp_path: Path, lines: list[bytes]) -> None:
+    """As many records come out as lines with content go in, each from its own line."""
+    path = tmp_path / "a.jsonl"
+    data = b"\n".join(lines)
+    path.write_bytes(data)
+    good, bad, _ = read(path)
+    expected = [n for n, raw in enumerate(data.split(b"\n"), start=1) if raw.strip()]
+    assert sorted([r.line for r in good] + [r.line for r in bad]) == expected
