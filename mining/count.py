@@ -254,8 +254,8 @@ def _count_pairs(
     numbering = np.load(item_of, allow_pickle=False)
     for number, block in enumerate(_blocks(source, numbering, n_items, rank, world)):
         paths = [index / f"{number:05d}-{name}.npy" for name in block._fields]
-        for path, array in zip(paths, block, strict=True):
-            save_array(path, array)
+        for name, path in zip(block._fields, paths, strict=True):
+            save_array(path, getattr(block, name))
         blocks.append(Block(*map(map_array, paths)))
     for band, (first, last) in enumerate(bands(n_items)):
         save_array(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
