@@ -95,7 +95,7 @@ def run_count(
         shards = list_shards(folder)
         found = common_info(shards).fingerprint
         require_same("tokenizer", {str(folder): found, str(tokenizer): loaded.fingerprint})
-    common_info(shards)
+    fingerprint = common_info(shards).fingerprint
     source = Source(tuple(shards), settings.sources, len(excluded))
     n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
 
@@ -136,7 +136,7 @@ def run_count(
             "items": len(ids),
             "pairs": n_pairs,
             "unit": settings.unit,
-            "fingerprint": loaded.fingerprint,
+            "fingerprint": fingerprint,
         }
     )
 
