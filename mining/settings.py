@@ -166,7 +166,7 @@ class WordsSettings:
     sample_documents: int = 2000
     pivots_per_pair: int = 100
     min_npmi: float = 0.0
-    max_doc_share: float = 0.5
+    max_doc_share: float = 0.2
     keep_punctuation: bool = False
 
     def __post_init__(self) -> None:

@@ -75,6 +75,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that writers left under a folder when they were killed.
+
+    Only for a folder that nobody writes to now.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it, if it is there."""
     if path.exists():

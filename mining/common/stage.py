@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from mining.common.errors import BusyError, InputError, MismatchError
-from mining.common.files import dump_json, read_json, remove_tree, sha256_file, write_json
+from mining.common.files import (
+    dump_json,
+    read_json,
+    remove_leftovers,
+    remove_tree,
+    sha256_file,
+    write_json,
+)
 from mining.common.logs import log
 
 FORMAT_VERSION = 1
@@ -296,6 +303,7 @@ def begin(
     identity_path = work / "identity.json"
     if identity_path.is_file() and identity_path.read_text("utf-8") == dump_json(expected):
         log.info("%s: continues the interrupted run in %s", stage, out)
+        remove_leftovers(out)
     else:
         for path in out.iterdir():
             if path.name == LOCK:

@@ -1,0 +1,286 @@
+"""The `count` stage: exact document frequencies and co-occurrence counts of the top items.
+
+Two passes over the shards. The first counts the documents of each id and language and chooses the
+items; the second counts pairs, each task the documents of its share of the shards, one file a row
+band; then the tasks' bands are added up and written as Parquet. Sums of whole numbers do not depend
+on their order, so neither do the tables on shards, tasks or workers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mining.common.errors import InputError
+from mining.common.files import read_json, remove_tree, write_json
+from mining.common.logs import log
+from mining.common.shards import common_info, list_shards, write_table
+from mining.common.stage import StageInput, begin, require_same, settings_dict
+from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.items import (
+    RARE_WORDS,
+    excluded_ids,
+    read_vocabulary,
+    token_columns,
+    tokenizer_input,
+    word_columns,
+)
+from mining.kernels.cooccurrence import (
+    NOT_AN_ITEM,
+    Block,
+    add_document_frequencies,
+    bands,
+    index_block,
+    pair_counts,
+    unique_items,
+)
+from mining.pieces import Piece, count_pieces, map_array, read_pieces, save_array
+from mining.settings import CountSettings, EngineSettings
+from mining.tasks import run_tasks
+
+BLOCK_POSTINGS = 1 << 25
+MAX_MERGE_TASKS = 64
+PAIRS_SCHEMA = pa.schema(
+    [
+        pa.field("i", pa.uint32(), nullable=False),
+        pa.field("j", pa.uint32(), nullable=False),
+        pa.field("n", pa.uint64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a map task has to know of the shards; `n_ids` is the size of the vocabulary."""
+
+    shards: tuple[Path, ...]
+    sources: tuple[str, ...]
+    n_ids: int
+
+
+def run_count(
+    settings: CountSettings, out: Path, tokens: Path, tokenizer: Path, engine: EngineSettings
+) -> None:
+    """Count the documents of the top items and of their pairs (METHOD section 4, step 1).
+
+    Reads the shards of the `tokenize` stage; writes `items.parquet` and `pairs/*.parquet`. Raises
+    MismatchError where tokenizer and shards do not belong together, and InputError where no
+    document is left to count or an id is outside the vocabulary.
+    """
+    run = begin(
+        "count",
+        out,
+        settings_dict(settings),
+        {"tokens": StageInput(tokens, "tokenize"), "tokenizer": tokenizer_input(tokenizer)},
+    )
+    if run is None:
+        return
+    loaded = load_tokenizer(tokenizer)
+    folder = tokens / ("words" if settings.unit == "word" else "tokens")
+    if settings.unit == "word":
+        vocabulary = read_vocabulary(folder)
+        excluded = excluded_ids([RARE_WORDS], len(vocabulary))
+        shards = list_shards(folder)
+    else:
+        vocabulary = []
+        excluded = excluded_ids(sorted(loaded.special_ids), loaded.vocab_size)
+        shards = list_shards(folder)
+        found = common_info(shards).fingerprint
+        require_same("tokenizer", {str(folder): found, str(tokenizer): loaded.fingerprint})
+    fingerprint = common_info(shards).fingerprint
+    source = Source(tuple(shards), settings.sources, len(excluded))
+    n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
+
+    frequencies = run.work / f"frequencies-{n_tasks}"
+    task = functools.partial(_count_frequencies, source=source, folder=frequencies)
+    run_tasks("count: document frequencies", task, n_tasks, frequencies / "tasks", engine)
+    documents, doc_freq = _merge_frequencies(frequencies, n_tasks)
+    if not documents:
+        raise InputError(f"{folder}: no document to count (count.sources {settings.sources})")
+    ids = choose_items(sum(doc_freq.values()), excluded, settings.top_items)  # type: ignore[arg-type]
+    if len(ids) < 2:
+        raise InputError(f"{folder}: {len(ids)} items in the documents, at least 2 are needed")
+    _write_items(out / "items.parquet", ids, doc_freq, loaded, vocabulary)
+
+    item_of = np.full(source.n_ids, NOT_AN_ITEM, dtype=np.int32)
+    item_of[ids] = np.arange(len(ids), dtype=np.int32)
+    numbering = run.work / "item_of.npy"
+    save_array(numbering, item_of)
+    partial = run.work / f"pairs-{n_tasks}"
+    task = functools.partial(
+        _count_pairs, source=source, item_of=numbering, n_items=len(ids), folder=partial
+    )
+    run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
+    n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
+    task = functools.partial(
+        _merge_pairs, partial=partial, n_parts=n_tasks, n_items=len(ids), out=out / "pairs"
+    )
+    run_tasks("count: bands", task, n_merge, partial / f"merge-{n_merge}", engine)
+    written = sorted((out / "pairs").glob("*.parquet"))
+    n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
+    total = sum(documents.values())
+    log.info("count: %d documents, %d items, %d pairs", total, len(ids), n_pairs)
+    run.finish(
+        {
+            "documents": total,
+            "documents_by_language": documents,
+            "languages": sorted(documents),
+            "items": len(ids),
+            "pairs": n_pairs,
+            "unit": settings.unit,
+            "fingerprint": fingerprint,
+        }
+    )
+
+
+def choose_items(
+    doc_freq: npt.NDArray[np.uint64], excluded: npt.NDArray[np.bool_], top_items: int
+) -> npt.NDArray[np.int64]:
+    """The ids of the top items: highest document frequency first, ties by id, none of frequency 0.
+
+    `doc_freq` uint64 [n_ids], `excluded` bool [n_ids]; returns int64 [at most top_items].
+    """
+    allowed = np.where(excluded, np.uint64(0), doc_freq)
+    order = np.argsort(-allowed.astype(np.int64), kind="stable")[:top_items]
+    return order[allowed[order] > 0]
+
+
+def _kept(piece: Piece, sources: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Which documents of a piece count: those of the given sources, or all (bool [n_docs])."""
+    if not sources:
+        return np.ones(len(piece), dtype=np.bool_)
+    known = pa.array(sources, pa.string())
+    return np.asarray(pc.is_in(piece.source, value_set=known).to_numpy(zero_copy_only=False))
+
+
+def _count_frequencies(rank: int, world: int, source: Source, folder: Path) -> None:
+    """Map task of the first pass: documents per language, and per language and id."""
+    documents: dict[str, int] = {}
+    counts: dict[str, npt.NDArray[np.uint64]] = {}
+    for piece in read_pieces(source.shards, source.n_ids, rank, world):
+        groups = np.where(_kept(piece, source.sources), piece.lang, np.int64(-1))
+        found = np.zeros((len(piece.languages), source.n_ids), dtype=np.uint64)
+        add_document_frequencies(piece.tokens, piece.offsets, groups, found)
+        for code, lang in enumerate(piece.languages):
+            n_documents = int(np.count_nonzero(groups == code))
+            if n_documents:
+                documents[lang] = documents.get(lang, 0) + n_documents
+                counts[lang] = counts.get(lang, np.uint64(0)) + found[code]
+    for number, lang in enumerate(sorted(documents)):
+        save_array(folder / f"{rank:05d}-{number:03d}.npy", counts[lang])
+    write_json(folder / f"{rank:05d}.json", [[lang, documents[lang]] for lang in sorted(documents)])
+
+
+def _merge_frequencies(
+    folder: Path, n_tasks: int
+) -> tuple[dict[str, int], dict[str, npt.NDArray[np.uint64]]]:
+    """Add up the tasks' figures: documents by language, and by language the frequency of ids."""
+    documents: dict[str, int] = {}
+    counts: dict[str, npt.NDArray[np.uint64]] = {}
+    for rank in range(n_tasks):
+        listed = read_json(folder / f"{rank:05d}.json")
+        for number, (lang, n_documents) in enumerate(listed):
+            documents[lang] = documents.get(lang, 0) + n_documents
+            part = np.load(folder / f"{rank:05d}-{number:03d}.npy", allow_pickle=False)
+            counts[lang] = counts.get(lang, np.uint64(0)) + part
+    return dict(sorted(documents.items())), dict(sorted(counts.items()))
+
+
+def _write_items(
+    path: Path,
+    ids: npt.NDArray[np.int64],
+    doc_freq: dict[str, npt.NDArray[np.uint64]],
+    tokenizer: Tokenizer,
+    vocabulary: list[str],
+) -> None:
+    listed = [int(item) for item in ids]
+    if vocabulary:
+        named = word_columns(tokenizer, vocabulary, listed)
+    else:
+        named = token_columns(tokenizer, listed)
+    columns = {
+        "item": pa.array(np.arange(len(ids), dtype=np.uint32)),
+        "id": pa.array(ids.astype(np.uint32)),
+        **named,
+        "doc_freq": pa.array(np.sum([counts[ids] for counts in doc_freq.values()], axis=0)),
+        **{f"doc_freq_{lang}": pa.array(counts[ids]) for lang, counts in doc_freq.items()},
+    }
+    write_table(path, pa.table(columns))
+
+
+def _blocks(
+    source: Source, item_of: npt.NDArray[np.int32], n_items: int, rank: int, world: int
+) -> Iterator[Block]:
+    """A task's documents in blocks of about BLOCK_POSTINGS postings, so that memory is bounded."""
+    items: list[npt.NDArray[np.uint32]] = []
+    offsets = [np.zeros(1, dtype=np.int64)]
+    n_held = 0
+    for piece in read_pieces(source.shards, source.n_ids, rank, world):
+        found, ends = unique_items(
+            piece.tokens, piece.offsets, _kept(piece, source.sources), item_of, n_items
+        )
+        items.append(found)
+        offsets.append(ends[1:] + n_held)
+        n_held += len(found)
+        if n_held >= BLOCK_POSTINGS:
+            yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
+            items, offsets, n_held = [], [np.zeros(1, dtype=np.int64)], 0
+    if n_held:
+        yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
+
+
+def _count_pairs(
+    rank: int,
+    world: int,
+    source: Source,
+    item_of: Path,
+    n_items: int,
+    folder: Path,
+) -> None:
+    """Map task of the second pass: one dense array of counts a band (see `pair_counts`).
+
+    The inverted index waits on disk, mapped into memory, while one band after another is counted.
+    """
+    index = folder / f"index-{rank:05d}"
+    blocks = []
+    numbering = np.load(item_of, allow_pickle=False)
+    for number, block in enumerate(_blocks(source, numbering, n_items, rank, world)):
+        paths = [index / f"{number:05d}-{name}.npy" for name in block._fields]
+        for name, path in zip(block._fields, paths, strict=True):
+            save_array(path, getattr(block, name))
+        blocks.append(Block(*map(map_array, paths)))
+    for band, (first, last) in enumerate(bands(n_items)):
+        save_array(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
+    remove_tree(index)
+
+
+def _merge_pairs(
+    rank: int, world: int, partial: Path, n_parts: int, n_items: int, out: Path
+) -> None:
+    """Add up the map tasks' counts of every world-th band, and write each as Parquet."""
+    for band, (first, last) in list(enumerate(bands(n_items)))[rank::world]:
+        total = np.zeros((last - first, n_items - first), dtype=np.uint64)
+        for part in range(n_parts):
+            total += np.load(_band_path(partial, part, band), mmap_mode="r", allow_pickle=False)
+        rows, columns = np.nonzero(total)
+        table = pa.table(
+            {
+                "i": (rows + first).astype(np.uint32),
+                "j": (columns + first).astype(np.uint32),
+                "n": total[rows, columns],
+            },
+            schema=PAIRS_SCHEMA,
+        )
+        write_table(out / f"{band:05d}.parquet", table)
+
+
+def _band_path(folder: Path, rank: int, band: int) -> Path:
+    return folder / f"counts-{rank:05d}" / f"{band:05d}.npy"

@@ -1,0 +1,125 @@
+"""The pivot statistics of METHOD section 4, from pairs that stream by once.
+
+The state of all K items is small (a few values per item and language), so that pairs never have to
+be in memory together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mining.kernels.assoc import npmi
+from mining.kernels.compiled import kernel
+
+NO_LANGUAGE = -1
+
+
+class Links(NamedTuple):
+    """What is known of each item's edges.
+
+    `degree` int64 [K] counts the edges of NPMI >= the threshold, `reach` int64 [K, L] those to
+    items of each language. `strongest` float64 [K, L, m] holds the m largest NPMI to items of each
+    language in falling order (ties by item), `neighbours` int64 [K, L, m] the items they lead to;
+    where there are fewer, NPMI 0 and item -1.
+    """
+
+    degree: npt.NDArray[np.int64]
+    reach: npt.NDArray[np.int64]
+    strongest: npt.NDArray[np.float64]
+    neighbours: npt.NDArray[np.int64]
+
+
+def empty_links(n_items: int, n_languages: int, n_strongest: int) -> Links:
+    """The links of items without any edge yet."""
+    return Links(
+        degree=np.zeros(n_items, dtype=np.int64),
+        reach=np.zeros((n_items, n_languages), dtype=np.int64),
+        strongest=np.zeros((n_items, n_languages, n_strongest), dtype=np.float64),
+        neighbours=np.full((n_items, n_languages, n_strongest), -1, dtype=np.int64),
+    )
+
+
+@kernel
+def add_links(
+    i: npt.NDArray[np.uint32],
+    j: npt.NDArray[np.uint32],
+    n: npt.NDArray[np.uint64],
+    doc_freq: npt.NDArray[np.float64],
+    language: npt.NDArray[np.int64],
+    n_documents: float,
+    edge_npmi: float,
+    degree: npt.NDArray[np.int64],
+    reach: npt.NDArray[np.int64],
+    strongest: npt.NDArray[np.float64],
+    neighbours: npt.NDArray[np.int64],
+) -> None:
+    """Take some pairs (i, j, count; all [n_pairs], every pair once over all calls) into the links.
+
+    `doc_freq` float64 [K]; `language` int64 [K], NO_LANGUAGE where an item has none. The order of
+    the pairs does not matter.
+    """
+    for pair in range(len(i)):
+        a, b = int(i[pair]), int(j[pair])
+        value = npmi(np.float64(n[pair]), doc_freq[a], doc_freq[b], n_documents)
+        if value >= edge_npmi:
+            degree[a] += 1
+            degree[b] += 1
+            if language[b] >= 0:
+                reach[a, language[b]] += 1
+            if language[a] >= 0:
+                reach[b, language[a]] += 1
+        if value > 0:
+            if language[b] >= 0:
+                _insert(strongest[a, language[b]], neighbours[a, language[b]], value, b)
+            if language[a] >= 0:
+                _insert(strongest[b, language[a]], neighbours[b, language[a]], value, a)
+
+
+@kernel
+def _insert(
+    values: npt.NDArray[np.float64], items: npt.NDArray[np.int64], value: float, item: int
+) -> None:
+    """Insert into a list that falls by value, then rises by item; the last entry drops out."""
+    place = len(values)
+    while place > 0 and (
+        value > values[place - 1] or (value == values[place - 1] and item < items[place - 1])
+    ):
+        place -= 1
+    if place == len(values):
+        return
+    for later in range(len(values) - 1, place, -1):
+        values[later] = values[later - 1]
+        items[later] = items[later - 1]
+    values[place] = value
+    items[place] = item
+
+
+def item_languages(
+    doc_freq: npt.NDArray[np.uint64], by_language: npt.NDArray[np.uint64], share: float
+) -> npt.NDArray[np.int64]:
+    """The language (int64 [K]) that holds at least `share` > 0.5 of an item's documents.
+
+    `doc_freq` uint64 [K], `by_language` uint64 [K, L]; NO_LANGUAGE where no language does.
+    """
+    best = by_language.argmax(axis=1)
+    largest = by_language[np.arange(len(best)), best]
+    held = largest.astype(np.float64) >= share * doc_freq.astype(np.float64)
+    return np.where(held, best, NO_LANGUAGE).astype(np.int64)
+
+
+def gaps(strongest: npt.NDArray[np.float64], rank: int) -> npt.NDArray[np.float64]:
+    """gap_l(i): the strongest NPMI of i to items of language l minus the (rank + 1)-th strongest.
+
+    `strongest` float64 [K, L, > rank] as in Links; returns float64 [K, L].
+    """
+    return strongest[:, :, 0] - strongest[:, :, rank]
+
+
+def second_largest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The second-largest entry of each row of float64 [K, L]: 0 where L < 2."""
+    if values.shape[1] < 2:
+        return np.zeros(len(values), dtype=np.float64)
+    return np.partition(values, -2, axis=1)[:, -2]
