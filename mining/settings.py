@@ -306,6 +306,8 @@ class WorldSettings:
         training_per_topic: concepts of a topic that format documents may translate; the others are
             held out.
         zipf: exponent of the words' frequencies within a topic.
+        shared_frequency: a concept's words are equally frequent in all languages; otherwise ranks
+            are independent between languages, so that frequency tells nothing about translation.
         two_token_share: share of the words that consist of two white-space tokens.
         function_words: function words of a language.
         function_share: share of the units that are function words.
@@ -323,6 +325,8 @@ class WorldSettings:
         name_rate: rate at which a word that has a name brings it.
         min_pair_count: fewest code-switched documents that join a pair of held-out words (c1).
         max_pair_count: most of them; each pair's number is drawn log-uniformly between the two.
+        gloss_share: share of the joined pairs whose words stand side by side, one explaining the
+            other; those of the rest stand anywhere in the document.
         pairs_per_document: held-out pairs that a code-switched document joins, if there are enough.
         format_passes: times each training concept is translated in each direction.
         identity_passes: times each word is repeated after itself.
@@ -335,6 +339,7 @@ class WorldSettings:
     concepts_per_topic: int = 40
     training_per_topic: int = 30
     zipf: float = 0.8
+    shared_frequency: bool = False
     two_token_share: float = 0.0
     function_words: int = 20
     function_share: float = 0.3
@@ -351,8 +356,9 @@ class WorldSettings:
     name_rate: float = 0.1
     min_pair_count: int = 1
     max_pair_count: int = 200
+    gloss_share: float = 1.0
     pairs_per_document: int = 4
-    format_passes: int = 10
+    format_passes: int = 30
     identity_passes: int = 5
     pool_documents: int = 60_000
     document_tokens: int = 64
@@ -367,7 +373,7 @@ class WorldSettings:
         fewer = f"at least 1, below concepts_per_topic ({self.concepts_per_topic})"
         check("training_per_topic", 1 <= self.training_per_topic < self.concepts_per_topic, fewer)
         check("zipf", 0 <= self.zipf <= 3, "between 0 and 3")
-        for key in ("two_token_share", "pivot_noise", "name_rate"):
+        for key in ("two_token_share", "pivot_noise", "name_rate", "gloss_share"):
             check(key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
         check("function_words", 1 <= self.function_words <= 200, "between 1 and 200")
         check("neutral_words", 1 <= self.neutral_words <= 1000, "between 1 and 1000")

@@ -24,7 +24,7 @@ from mining.common.files import dump_json, remove_tree
 from mining.common.logs import progress
 from mining.common.stage import begin, settings_dict
 from mining.settings import WorldSettings
-from mining.world_plan import World, plan_world
+from mining.world_plan import TRAIN, World, plan_world
 from mining.world_text import fixed_documents, pool_documents
 
 MANY = "mul"
@@ -118,13 +118,18 @@ def fixed_records(world: World, settings: WorldSettings, seed: int) -> Iterator[
 
 
 def concept_table(world: World) -> str:
-    """The task's table: class is the topic, group the cell, and training concepts are examples."""
+    """The task's table: class is the topic, group the cell, and training concepts are examples.
+
+    The column `pos` tells training from held-out concepts. Distractors are of one pos, so a word's
+    rivals are those of its topic that a model has been shown as little about: otherwise it would
+    find a held-out word among ten by knowing the translations of the other nine.
+    """
     rows = [("id", "pos", "class", *world.codes, "group", "example")]
     for concept, cell in enumerate(world.cells):
         words = [world.word(lang, concept) for lang in range(len(world.codes))]
         topic = world.topic_name(int(world.topic[concept]))
-        example = "yes" if cell == "train" else "no"
-        rows.append((world.concept_id(concept), "noun", topic, *words, cell, example))
+        pos, example = ("training", "yes") if cell == TRAIN else ("heldout", "no")
+        rows.append((world.concept_id(concept), pos, topic, *words, cell, example))
     return "".join("\t".join(row) + "\n" for row in rows)
 
 

@@ -1,11 +1,10 @@
 """Who is who in the generated world: its tokens, concepts, cells and planted ties.
 
-Concepts are laid out topic by topic, in each topic by falling frequency (rank 0 first, the same
-rank in every language). Of each topic's concepts, `training_per_topic` are training concepts: format
-documents translate them, and they serve as worked examples. The others are held out, one from each
-of as many equal blocks of ranks, so that they are as frequent as the training concepts. The blocks
-go through the four cells of the design in turn, and each topic starts one cell later, so that every
-cell holds frequent and rare concepts alike:
+Concepts are laid out topic by topic. Of each topic's, `training_per_topic` are training concepts:
+format documents translate them, and they serve as worked examples. The others are held out, one
+from each of as many equal blocks of places, so that held-out concepts are as frequent as training
+ones. The blocks go through the four cells of the design in turn, and each topic starts one cell
+later, so that every cell has its share of frequent and rare concepts:
 
     p1c0  a pivot, never in one document with its translation: pivots alone tie its words together
     p0c0  neither: what a model knows about these, it has from topic and frequency (control)
@@ -18,6 +17,13 @@ training concepts, evenly over topics and ranks: a model needs concepts that it 
 and see beside a pivot to learn that the same pivot means the same concept. The training concepts
 without a pivot (88 of 240), and the cells p0, have only text of their own language and, in c1 and
 for training concepts, documents of several languages.
+
+A concept's place in its topic is the rank of its words' frequency, or rather, unless
+`shared_frequency` is set, one language's places are shuffled among the concepts of a topic that are
+alike (training or held out, with or without a pivot): without that, a model finds the translation
+of a word by its frequency, which in a first trial lifted the cell p0c0 to .43 where chance is .10.
+Two cues remain, and the cells p0 show what they are worth: the topic, which the distractors share,
+and that a word never stands beside a pivot (half of the distractors do).
 
 Names are decoys: like a pivot, a name stands beside one concept's word, but in one language only.
 They are given to concepts without a pivot. Hubs belong to a topic and stand in all languages.
@@ -59,12 +65,13 @@ class World:
     """The plan of a world of L languages, C concepts and V tokens. Ids are int64, -1 means none.
 
     `vocabulary[id]` is a token's text. `codes` [L] are the languages, `names` [L] the ids of their
-    name tokens (LA, ...). `function` [L, n], `neutral` [n], `hubs` [topics, n]. `words` [L, C, 2] is
-    each word's first and second token. `topic`, `rank` [C]; `cells` [C] is "train" or one of CELLS.
-    `pivots` [L, C] is the pivot that stands beside the word (the same in all languages unless the
-    world is broken), `decoys` [L, C] the name. `pairs` lists the unordered pairs of languages, and
-    `pair_counts` [C, len(pairs)] in how many code-switched documents a held-out pair of words is
-    planted (0 for training concepts, which stand there unplanned).
+    name tokens (LA, ...). `function` [L, n], `neutral` [n], `hubs` [topics, n]. `words` [L, C, 2]
+    is each word's first and second token. `topic` [C]; `cells` [C] is "train" or one of CELLS.
+    `by_rank` [L, topics, concepts_per_topic] are the concepts of a topic by falling frequency in a
+    language. `pivots` [L, C] is the pivot that stands beside the word (the same in all languages
+    unless the world is broken), `decoys` [L, C] the name. `pairs` lists the unordered pairs of
+    languages, and `pair_counts` [C, len(pairs)] in how many code-switched documents a held-out pair
+    of words is planted (0 for training concepts, which stand there unplanned).
     """
 
     vocabulary: tuple[str, ...]
@@ -75,7 +82,7 @@ class World:
     hubs: npt.NDArray[np.int64]
     words: npt.NDArray[np.int64]
     topic: npt.NDArray[np.int64]
-    rank: npt.NDArray[np.int64]
+    by_rank: npt.NDArray[np.int64]
     cells: tuple[str, ...]
     pivots: npt.NDArray[np.int64]
     decoys: npt.NDArray[np.int64]
@@ -83,8 +90,9 @@ class World:
     pair_counts: npt.NDArray[np.int64]
 
     def concept_id(self, concept: int) -> str:
-        """The id of a concept in the task: topic and rank, both from 1."""
-        return f"{self.topic_name(int(self.topic[concept]))}-{int(self.rank[concept]) + 1:02d}"
+        """The id of a concept in the task: topic and place in it, both from 1."""
+        topic, place = divmod(concept, self.by_rank.shape[2])
+        return f"{self.topic_name(topic)}-{place + 1:02d}"
 
     @staticmethod
     def topic_name(topic: int) -> str:
@@ -109,7 +117,6 @@ def plan_world(settings: WorldSettings, seed: int) -> World:
     n_topics, per_topic = settings.topics, settings.concepts_per_topic
     n_concepts = n_topics * per_topic
     topic = np.repeat(np.arange(n_topics), per_topic)
-    rank = np.tile(np.arange(per_topic), n_topics)
     cells = draw_cells(settings, generator(seed, "world", "cells"))
     vocabulary = _Vocabulary(seed)
     codes = tuple(f"l{chr(ord('a') + i)}" for i in range(settings.languages))
@@ -147,7 +154,7 @@ def plan_world(settings: WorldSettings, seed: int) -> World:
         hubs=hubs.reshape(n_topics, settings.hubs_per_topic),
         words=np.stack(words),
         topic=topic,
-        rank=rank,
+        by_rank=_by_rank(settings, cells, has_pivot, seed),
         cells=cells,
         pivots=pivots,
         decoys=decoys,
@@ -183,6 +190,22 @@ def draw_pivot_concepts(
     step = len(training) / max(1, wanted)
     picked = np.floor((np.arange(wanted) + rng.random()) * step).astype(np.int64)
     return np.sort(np.concatenate([held, training[picked]]))
+
+
+def _by_rank(
+    settings: WorldSettings, cells: tuple[str, ...], has_pivot: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.int64]:
+    shape = (settings.languages, settings.topics, settings.concepts_per_topic)
+    order = np.broadcast_to(np.arange(len(cells)), (shape[0], len(cells))).copy()
+    if not settings.shared_frequency:
+        kind = 2 * (np.asarray(cells) == TRAIN) + np.isin(np.arange(len(cells)), has_pivot)
+        group = 4 * (np.arange(len(cells)) // shape[2]) + kind
+        for lang in range(shape[0]):
+            rng = generator(seed, "world", "frequency", lang)
+            for one in np.unique(group):
+                where = np.flatnonzero(group == one)
+                order[lang, where] = rng.permutation(where)
+    return order.reshape(shape)
 
 
 def _break(
@@ -247,9 +270,11 @@ class _Vocabulary:
 
         def draw() -> str:
             length = syllables[int(rng.integers(2))]
-            sounds = [onsets[int(rng.integers(len(onsets)))] + vowels[int(rng.integers(len(vowels)))]
-                      for _ in range(length)]  # fmt: skip
-            return "".join(sounds).capitalize() if capital else "".join(sounds)
+            sounds = ""
+            for _ in range(length):
+                sounds += onsets[int(rng.integers(len(onsets)))]
+                sounds += vowels[int(rng.integers(len(vowels)))]
+            return sounds.capitalize() if capital else sounds
 
         return self._new(n, draw)
 

@@ -2,10 +2,10 @@
 
 The pool's documents are of one language and one topic. They are rows of units drawn independently:
 a function word, a neutral token, a hub, or a concept's word, whose pivot (or name) may stand before
-or after it. Code-switched documents join the two words of held-out pairs; format documents translate
-training concepts; identity documents repeat words. No pivot stands in these three, and only
-code-switched and format documents hold more than one language, which is why the c0 cells never have
-both of their words in one document.
+or after it. Code-switched documents join the two words of held-out pairs; format documents
+translate training concepts; identity documents repeat words. No pivot stands in these three, and
+only code-switched and format documents hold more than one language, which is why the c0 cells never
+have both of their words in one document.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mining.common.seeds import generator
 from mining.settings import WorldSettings
-from mining.world_plan import World
+from mining.world_plan import TRAIN, World
 
 POOL_CHUNK = 16_384
 
@@ -36,7 +36,7 @@ class PoolDocuments:
 
 @dataclass(frozen=True)
 class FixedDocument:
-    """A document that every arm contains: `lang` is a language's index, None where it has several."""
+    """A document of every arm; `lang` is its language's index, None where it has several."""
 
     source: str
     lang: int | None
@@ -74,7 +74,7 @@ def draw_pool(
     shape = (n, width)  # a unit has at least one token, so there are never too few of them
     topic = rng.integers(settings.topics, size=n)
     rate = rng.beta(settings.pivot_alpha, settings.pivot_beta, size=n)
-    concept = topic[:, None] * settings.concepts_per_topic + _ranks(settings, shape, rng)
+    concept = world.by_rank[lang][topic[:, None], _ranks(settings, shape, rng)]
     words = world.words[lang].astype(np.int32)[concept]
     beside = _companions(world, settings, lang, concept, rate, rng)
 
@@ -103,8 +103,8 @@ def draw_pool(
 def lay_out(units: npt.NDArray[np.int32], filler: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Rows of tokens from rows of units: int32 [n, width].
 
-    `units` int32 [n, n_units, slots] has -1 in empty slots; `filler` int32 [n, width] is what stands
-    where the whole units leave places over.
+    `units` int32 [n, n_units, slots] has -1 in empty slots; `filler` int32 [n, width] is what
+    stands where the whole units leave places over.
     """
     n, width = filler.shape
     taken = units >= 0
@@ -151,8 +151,8 @@ def pack(units: list[list[int]], width: int) -> list[list[int]]:
 def spread(counts: npt.NDArray[np.int64], per_bin: int) -> list[list[int]]:
     """Deal item i into counts[i] different bins, about `per_bin` items to a bin.
 
-    Items go round the bins one after another, and there are never fewer bins than the largest count,
-    so that no bin holds an item twice.
+    Items go round the bins one after another, and there are never fewer bins than the largest
+    count, so that no bin holds an item twice.
     """
     n_bins = max(int(counts.max(initial=0)), -(-int(counts.sum()) // per_bin))
     bins: list[list[int]] = [[] for _ in range(n_bins)]
@@ -164,9 +164,10 @@ def spread(counts: npt.NDArray[np.int64], per_bin: int) -> list[list[int]]:
 def _ranks(
     settings: WorldSettings, shape: tuple[int, ...], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
+    """Frequency ranks within a topic, 0 the most frequent, drawn by Zipf's law."""
     weights = np.arange(1, settings.concepts_per_topic + 1, dtype=np.float64) ** -settings.zipf
     ends = np.cumsum(weights / weights.sum())
-    return np.searchsorted(ends[:-1], rng.random(shape), side="right")
+    return np.searchsorted(ends[:-1], rng.random(shape), side="right").astype(np.int64)
 
 
 def _companions(
@@ -190,27 +191,23 @@ def _companions(
     # Names come at a rate of their own, so that documents rich in pivots are not rich in names.
     name = world.decoys[lang].astype(np.int32)[concept]
     name[draw >= settings.name_rate] = -1
-    return np.maximum(pivot, name)  # no concept has both
+    both: npt.NDArray[np.int32] = np.maximum(pivot, name)  # no concept has a pivot and a name
+    return both
 
 
 def _code_switched(world: World, settings: WorldSettings, seed: int) -> list[FixedDocument]:
     documents = []
-    training = world.training()
-    by_topic = [training[world.topic[training] == topic] for topic in range(settings.topics)]
-    weights = [(world.rank[of_topic] + 1.0) ** -settings.zipf for of_topic in by_topic]
-    shares = [weight / weight.sum() for weight in weights]
     for column, pair in enumerate(world.pairs):
         rng = generator(seed, "world", "codeswitch", *(world.codes[lang] for lang in pair))
         for planted in spread(world.pair_counts[:, column], settings.pairs_per_document):
             units = []
             for concept in planted:
-                words = [world.word_tokens(lang, concept) for lang in pair]
-                units += [words[i] for i in rng.permutation(2)]
-            # The rest is about the topics of the planted words, and of training concepts only: the
-            # planted counts are then exact, and no word of a c0 cell meets its translation.
-            topics = [int(world.topic[concept]) for concept in planted]
-            units += _filler(world, settings, pair, topics, by_topic, shares, rng)
-            tokens = _within(units, 2 * len(planted), settings.document_tokens, rng)
+                first, second = (world.word_tokens(pair[i], concept) for i in rng.permutation(2))
+                gloss = rng.random() < settings.gloss_share
+                units += [first + second] if gloss else [first, second]
+            n_planted = len(units)
+            units += _filler(world, settings, pair, world.topic[planted], rng)
+            tokens = _within(units, n_planted, settings.document_tokens, rng)
             documents.append(FixedDocument("codeswitch", None, tokens))
     return documents
 
@@ -219,23 +216,27 @@ def _filler(
     world: World,
     settings: WorldSettings,
     pair: tuple[int, int],
-    topics: list[int],
-    by_topic: list[npt.NDArray[np.int64]],
-    shares: list[npt.NDArray[np.float64]],
+    topics: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> list[list[int]]:
+    """Units of two languages about the given topics; of concepts, training ones only.
+
+    This keeps the planted counts exact, and words of a c0 cell away from their translations.
+    """
+    n = settings.document_tokens
+    lang = np.asarray(pair)[rng.integers(2, size=n)]
+    concept = world.by_rank[lang, rng.choice(topics, size=n), _ranks(settings, (n,), rng)]
+    function = world.function[lang, rng.integers(settings.function_words, size=n)]
+    neutral = world.neutral[rng.integers(settings.neutral_words, size=n)]
+    kind = rng.random(n)
     units: list[list[int]] = []
-    for _ in range(settings.document_tokens):
-        lang = pair[int(rng.integers(2))]
-        kind = rng.random()
-        if kind < settings.function_share:
-            units.append([int(rng.choice(world.function[lang]))])
-        elif kind < settings.function_share + settings.neutral_share:
-            units.append([int(rng.choice(world.neutral))])
-        else:
-            topic = topics[int(rng.integers(len(topics)))]
-            concept = int(rng.choice(by_topic[topic], p=shares[topic]))
-            units.append(world.word_tokens(lang, concept))
+    for i in range(n):
+        if kind[i] < settings.function_share:
+            units.append([int(function[i])])
+        elif kind[i] < settings.function_share + settings.neutral_share:
+            units.append([int(neutral[i])])
+        elif world.cells[concept[i]] == TRAIN:
+            units.append(world.word_tokens(int(lang[i]), int(concept[i])))
     return units
 
 
