@@ -288,3 +288,128 @@ class MixSettings:
             self, "validation_share", 0 < self.validation_share < 0.5, "between 0 and 0.5"
         )
         check_setting(self, "max_validation_tokens", self.max_validation_tokens >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Generates a small multilingual corpus with planted pivots, and the task that goes with it.
+
+    Shares and rates are per unit of text: a unit is a function word, a neutral token, a hub, or a
+    concept's word with the pivot or name that may stand beside it.
+
+    Attributes:
+        languages: number of languages; their codes are la, lb, lc, ...
+        topics: number of topics; a document of the pool is about one.
+        concepts_per_topic: concepts of a topic; each has one word per language.
+        training_per_topic: concepts of a topic that format documents may translate; the others are
+            held out.
+        zipf: exponent of the words' frequencies within a topic.
+        shared_frequency: a concept's words are equally frequent in all languages; otherwise ranks
+            are independent between languages, so that frequency tells nothing about translation.
+        two_token_share: share of the words that consist of two white-space tokens.
+        function_words: function words of a language.
+        function_share: share of the units that are function words.
+        neutral_words: tokens without language or topic, shared by all languages.
+        neutral_share: share of the units that are neutral tokens.
+        hubs_per_topic: tokens without language that are frequent in one topic (harder to mine).
+        hub_share: share of the units that are hubs, where there are any.
+        pivots: tokens without language, each tied to one concept in all languages.
+        pivot_alpha: first parameter of the Beta distribution of a document's pivot rate.
+        pivot_beta: second parameter; a word that has a pivot brings it at the document's rate.
+        pivot_noise: share of the pivots that are another, random one.
+        broken_pivots: permute the pivots within each topic, separately per language, so that they
+            tie nothing together (a world in which there is no effect to be found).
+        names_per_language: tokens tied to one concept in one language only (decoys).
+        name_rate: rate at which a word that has a name brings it.
+        min_pair_count: fewest code-switched documents that join a pair of held-out words (c1).
+        max_pair_count: most of them; each pair's number is drawn log-uniformly between the two.
+        gloss_share: share of the joined pairs whose words stand side by side, one explaining the
+            other; those of the rest stand anywhere in the document.
+        pairs_per_document: held-out pairs that a code-switched document joins, if there are enough.
+        format_passes: times each training concept is translated in each direction.
+        identity_passes: times each word is repeated after itself.
+        pool_documents: documents of the pool, as even over the languages as can be.
+        document_tokens: white-space tokens of a document.
+    """
+
+    languages: int = 3
+    topics: int = 8
+    concepts_per_topic: int = 40
+    training_per_topic: int = 30
+    zipf: float = 0.8
+    shared_frequency: bool = False
+    two_token_share: float = 0.0
+    function_words: int = 20
+    function_share: float = 0.3
+    neutral_words: int = 40
+    neutral_share: float = 0.05
+    hubs_per_topic: int = 0
+    hub_share: float = 0.08
+    pivots: int = 192
+    pivot_alpha: float = 0.3
+    pivot_beta: float = 2.5
+    pivot_noise: float = 0.03
+    broken_pivots: bool = False
+    names_per_language: int = 32
+    name_rate: float = 0.1
+    min_pair_count: int = 1
+    max_pair_count: int = 200
+    gloss_share: float = 1.0
+    pairs_per_document: int = 4
+    format_passes: int = 30
+    identity_passes: int = 5
+    pool_documents: int = 60_000
+    document_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        def check(key: str, ok: bool, expected: str) -> None:
+            check_setting(self, key, ok, expected)
+
+        check("languages", 2 <= self.languages <= 6, "between 2 and 6")
+        check("topics", 1 <= self.topics <= 100, "between 1 and 100")
+        check("concepts_per_topic", 2 <= self.concepts_per_topic <= 200, "between 2 and 200")
+        fewer = f"at least 1, below concepts_per_topic ({self.concepts_per_topic})"
+        check("training_per_topic", 1 <= self.training_per_topic < self.concepts_per_topic, fewer)
+        check("zipf", 0 <= self.zipf <= 3, "between 0 and 3")
+        for key in ("two_token_share", "pivot_noise", "name_rate", "gloss_share"):
+            check(key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
+        check("function_words", 1 <= self.function_words <= 200, "between 1 and 200")
+        check("neutral_words", 1 <= self.neutral_words <= 1000, "between 1 and 1000")
+        check("hubs_per_topic", 0 <= self.hubs_per_topic <= 50, "between 0 and 50")
+        for key in ("function_share", "neutral_share", "hub_share"):
+            check(key, 0 <= getattr(self, key) < 1, "at least 0, below 1")
+        shares = self.function_share + self.neutral_share + self.used_hub_share()
+        room = f"with neutral_share and hub_share at most 0.95 (found {shares:g})"
+        check("function_share", shares <= 0.95, room)
+        least, most = self.held_out_pivots(), self.held_out_pivots() + self.training_concepts()
+        span = f"between {least} (held-out concepts with one) and {most} (and all training ones)"
+        check("pivots", least <= self.pivots <= most, span)
+        check("pivot_alpha", self.pivot_alpha > 0, "above 0")
+        check("pivot_beta", self.pivot_beta > 0, "above 0")
+        free = self.topics * self.concepts_per_topic - self.pivots
+        names = f"between 0 and {free} (concepts without a pivot)"
+        check("names_per_language", 0 <= self.names_per_language <= free, names)
+        check("min_pair_count", self.min_pair_count >= 1, "at least 1")
+        upper = f"at least min_pair_count ({self.min_pair_count})"
+        check("max_pair_count", self.max_pair_count >= self.min_pair_count, upper)
+        check("document_tokens", 16 <= self.document_tokens <= 1 << 16, "between 16 and 65536")
+        most = self.document_tokens // 4
+        check("pairs_per_document", 1 <= self.pairs_per_document <= most, f"between 1 and {most}")
+        check("format_passes", self.format_passes >= 1, "at least 1")
+        check("identity_passes", self.identity_passes >= 1, "at least 1")
+        check("pool_documents", self.pool_documents >= self.languages, "one a language at least")
+
+    def used_hub_share(self) -> float:
+        """Share of the units that are hubs: 0 where there are none."""
+        return self.hub_share if self.hubs_per_topic else 0.0
+
+    def training_concepts(self) -> int:
+        """Number of training concepts in all topics."""
+        return self.topics * self.training_per_topic
+
+    def held_out_pivots(self) -> int:
+        """Number of held-out concepts that have a pivot: every other one, see mining.world_plan."""
+        held = self.concepts_per_topic - self.training_per_topic
+        return sum(
+            (block + topic) % 2 == 0 for topic in range(self.topics) for block in range(held)
+        )
