@@ -75,8 +75,8 @@ def _assign(names: list[str], known: dict[str, str], spare: tuple[str, ...]) -> 
     return {name: known.get(name) or extra[name] for name in names}
 
 
-def static_style() -> dict[str, Any]:
-    """matplotlib's settings for one figure, to be used with `matplotlib.rc_context`."""
+def static_style() -> Any:
+    """matplotlib's settings for one figure (a dict), to be used with `matplotlib.rc_context`."""
     return {
         "font.family": ["DejaVu Sans", *cjk_fonts()],
         "font.size": 9.0,

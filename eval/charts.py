@@ -6,6 +6,7 @@ are plain (the renderers escape them); `hover` is made with `report_text.hover`,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +17,12 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; `limits` in data units."""
+    """An axis; `limits` in data units, `whole` for numbers that are counted."""
 
     label: str
     log: bool = False
     percent: bool = False
+    whole: bool = False
     limits: tuple[float, float] | None = None
 
 
@@ -157,6 +159,24 @@ class MatrixChart:
     panels: tuple[MatrixPanel, ...]
     limits: tuple[float, float]
     beside: int = 2
+
+
+def dot_limits(panel: DotPanel) -> tuple[float, float]:
+    """The panel's limits, or ones around all intervals and the reference."""
+    if panel.axis.limits is not None:
+        return panel.axis.limits
+    values = [
+        value
+        for series in panel.series
+        for part in (series.values, series.low or [], series.high or [])
+        for value in part
+        if math.isfinite(value)
+    ]
+    if panel.reference is not None and math.isfinite(panel.reference):
+        values.append(panel.reference)
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
 
 
 Chart = XYChart | DotChart | BarChart | MatrixChart

@@ -10,7 +10,17 @@ import math
 from typing import Any
 
 from eval.chart_style import DARK_FROM, INK, MUTED, RULE, SEQUENTIAL
-from eval.charts import Axis, BarChart, Chart, DotChart, MatrixChart, Panel, Series, XYChart
+from eval.charts import (
+    Axis,
+    BarChart,
+    Chart,
+    DotChart,
+    MatrixChart,
+    Panel,
+    Series,
+    XYChart,
+    dot_limits,
+)
 from eval.report_text import plotly_text
 
 Spec = dict[str, Any]
@@ -50,7 +60,7 @@ class _Grid:
         self.named: set[str] = set()
         self.layout: Spec = {
             "height": round(self.inner + TOP + BOTTOM),
-            "margin": {"l": left, "r": 16, "t": TOP, "b": BOTTOM},
+            "margin": {"l": left, "r": 20, "t": TOP, "b": BOTTOM},
             "font": {"family": FONT, "size": 12.5, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -99,20 +109,37 @@ class _Grid:
              "xaxis": xname, "yaxis": yname}
         )  # fmt: skip
 
-    def spec(self) -> Spec:
-        self.layout["showlegend"] = len(self.named) > 1
-        if len(self.named) < 2:
+    def labels(self, x: str, y: str) -> None:
+        """One label for all x axes, and one for all y axes."""
+        for text, place in (
+            (x, {"x": 0.5, "y": 0, "yshift": 16 - BOTTOM, "yanchor": "bottom"}),
+            (y, {"x": 0, "y": 0.5, "xshift": 8 - self.layout["margin"]["l"], "textangle": -90,
+                 "xanchor": "center"}),
+        ):  # fmt: skip
+            if text:
+                self.layout["annotations"].append(
+                    {"text": plotly_text(text), "xref": "paper", "yref": "paper",
+                     "showarrow": False, "font": {"size": 12.5}, **place}
+                )  # fmt: skip
+
+    def spec(self, legend: bool = True) -> Spec:
+        shown = legend and len(self.named) > 1
+        self.layout["showlegend"] = shown
+        if not shown:
             self.layout["margin"]["t"] = 36
             self.layout["height"] -= TOP - 36
         return {"data": self.data, "layout": self.layout}
 
 
-def _axis(axis: Axis, title: bool = True) -> Spec:
-    spec: Spec = {"title": {"text": plotly_text(axis.label)}} if title else {}
+def _axis(axis: Axis, titled: bool = False) -> Spec:
+    title = {"text": plotly_text(axis.label), "font": {"size": 12.5}, "standoff": 8}
+    spec: Spec = {"title": title} if titled else {}
     if axis.log:
         spec |= {"type": "log", "dtick": 1}
     if axis.percent:
         spec |= {"tickformat": ".0%" if _wide(axis) else ".1%", "nticks": 6}
+    if axis.whole:
+        spec |= {"tickformat": "d"}
     if axis.limits is not None:
         low, high = axis.limits
         spec["range"] = [math.log10(low), math.log10(high)] if axis.log else [low, high]
@@ -132,15 +159,14 @@ def _xy(chart: XYChart) -> Spec:
     height = chart.panel_height * 92
     grid = _Grid(len(chart.panels), chart.columns, height, 64, 0.045 if chart.share_y else 0.09)
     for i, panel in enumerate(chart.panels):
-        bottom = i + grid.columns >= grid.n
-        first = i % grid.columns == 0
-        x, y = _axis(chart.x, bottom), _axis(chart.y, first)
+        x, y = _axis(chart.x), _axis(chart.y)
         if i and chart.share_y:
-            y |= {"matches": "y", "showticklabels": first}
+            y |= {"matches": "y", "showticklabels": i % grid.columns == 0}
         if i:
             x["matches"] = "x"
         grid.place(i, panel.title, x, y)
         _panel(grid, i, panel)
+    grid.labels(chart.x.label, chart.y.label)
     return grid.spec()
 
 
@@ -153,9 +179,9 @@ def _panel(grid: _Grid, i: int, panel: Panel) -> None:
         )  # fmt: skip
     if panel.note:
         grid.layout["annotations"].append(
-            {"text": plotly_text(panel.note, 120), "x": 0.99, "y": 0.02, "showarrow": False,
+            {"text": plotly_text(panel.note, 120), "x": 1, "y": 1, "yshift": 3,
              "xref": f"{xname} domain", "yref": f"{yname} domain", "xanchor": "right",
-             "yanchor": "bottom", "font": {"size": 11.5, "color": MUTED}}
+             "yanchor": "bottom", "showarrow": False, "font": {"size": 11.5, "color": MUTED}}
         )  # fmt: skip
     for series in panel.series:
         for trace in _series(series):
@@ -205,7 +231,8 @@ def _dots(chart: DotChart) -> Spec:
     height = max(70, len(chart.rows) * (16 + 12 * n_series))
     grid = _Grid(len(chart.panels), len(chart.panels), height, _left(chart.rows))
     for i, panel in enumerate(chart.panels):
-        grid.place(i, panel.title, _axis(panel.axis), _rows(chart.rows, i == 0))
+        x = {**_axis(panel.axis, True), "range": list(dot_limits(panel))}
+        grid.place(i, panel.title, x, _rows(chart.rows, i == 0))
         xname, yname = grid.axes(i)
         if panel.reference is not None:
             grid.layout["shapes"].append(
@@ -239,7 +266,7 @@ def _dots(chart: DotChart) -> Spec:
                         "y": [row + offset] * 2, "line": {"color": color, "width": 2},
                         "hoverinfo": "skip",
                     }, False)  # fmt: skip
-    return grid.spec()
+    return grid.spec(legend=not chart.row_colors)
 
 
 def _errors(values: list[float], low: list[float], high: list[float], color: str) -> Spec:
@@ -253,7 +280,10 @@ def _bars(chart: BarChart) -> Spec:
     height = max(60, 30 * len(chart.rows))
     grid = _Grid(len(chart.panels), len(chart.panels), height, _left(chart.rows))
     for i, panel in enumerate(chart.panels):
-        grid.place(i, panel.title, _axis(chart.axis), _rows(chart.rows, i == 0))
+        x = _axis(chart.axis)
+        if chart.axis.percent and chart.axis.limits == (0.0, 1.0):
+            x |= {"tickvals": [0, 0.5, 1] if len(chart.panels) > 2 else [0, 0.25, 0.5, 0.75, 1]}
+        grid.place(i, panel.title, x, _rows(chart.rows, i == 0))
         for stack in panel.stacks:
             grid.add(i, stack.name, {
                 "type": "bar", "orientation": "h", "x": _clean(stack.values),
@@ -262,6 +292,7 @@ def _bars(chart: BarChart) -> Spec:
                 "marker": {"color": stack.color, "line": {"color": "white", "width": 1}},
             })  # fmt: skip
     grid.layout["barmode"] = "stack"
+    grid.labels(chart.axis.label, "")
     return grid.spec()
 
 
@@ -271,15 +302,10 @@ def _matrix(chart: MatrixChart) -> Spec:
     grid = _Grid(len(chart.panels), chart.beside, height, _left(chart.rows) + 24)
     stops = [[k / (len(SEQUENTIAL) - 1), color] for k, color in enumerate(SEQUENTIAL)]
     for i, panel in enumerate(chart.panels):
-        bottom, first = i + grid.columns >= grid.n, i % grid.columns == 0
         x: Spec = {"tickmode": "array", "tickvals": list(range(len(chart.columns))),
                    "ticktext": [plotly_text(name, 16) for name in chart.columns],
                    "showgrid": False, "fixedrange": True}  # fmt: skip
-        y = _rows(chart.rows, first)
-        if bottom:
-            x["title"] = {"text": plotly_text(chart.column_label)}
-        if first:
-            y["title"] = {"text": plotly_text(chart.row_label)}
+        y = _rows(chart.rows, i % grid.columns == 0)
         grid.place(i, panel.title, x, y)
         xname, yname = grid.axes(i)
         grid.add(i, panel.title, {
@@ -297,4 +323,5 @@ def _matrix(chart: MatrixChart) -> Spec:
                          "yref": yname, "showarrow": False,
                          "font": {"size": 12, "color": "white" if dark else INK}}
                     )  # fmt: skip
+    grid.labels(chart.column_label, chart.row_label)
     return grid.spec()

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -27,8 +27,9 @@ from eval.charts import (
     Panel,
     Series,
     XYChart,
+    dot_limits,
 )
-from eval.report_text import short_count, visible
+from eval.report_text import tick, visible
 
 WIDTH_INCHES = 8.6
 DPI = 160
@@ -91,22 +92,18 @@ def _legend(figure: Figure, entries: dict[str, Any]) -> None:
     )
 
 
-def _scale(axes: Axes, axis: Axis, which: str) -> None:
+def _scale(axes: Axes, axis: Axis, which: str, crowded: bool = False) -> None:
     target = axes.xaxis if which == "x" else axes.yaxis
     if axis.log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        target.set_major_formatter(
-            FuncFormatter(lambda v, _: short_count(v) if v >= 1 else f"{v:g}")
-        )
         target.set_minor_formatter(NullFormatter())
-    elif axis.percent:
+    else:
+        steps = [1, 5, 10] if crowded else [1, 2, 2.5, 5, 10]
+        target.set_major_locator(MaxNLocator(2 if crowded else 5, integer=axis.whole, steps=steps))
+    if axis.percent:
         target.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        target.set_major_locator(MaxNLocator(5))
-    elif which == "x":
-        target.set_major_locator(MaxNLocator(5))
-        target.set_major_formatter(
-            FuncFormatter(lambda v, _: short_count(v) if abs(v) >= 1e4 else f"{v:g}")
-        )
+    elif axis.log or which == "x":
+        target.set_major_formatter(FuncFormatter(lambda v, _: tick(round(v, 10))))
     if axis.limits is not None:
         (axes.set_xlim if which == "x" else axes.set_ylim)(*axis.limits)
 
@@ -133,10 +130,8 @@ def _draw_panel(ax: Axes, panel: Panel, entries: dict[str, Any]) -> None:
         if series.legend:
             entries.setdefault(series.name, handle)
     if panel.note:
-        ax.text(
-            0.985, 0.03, visible(panel.note, 120), transform=ax.transAxes,
-            ha="right", va="bottom", fontsize=8, color=MUTED,
-        )  # fmt: skip
+        note = visible(panel.note, 120)
+        ax.set_title(note, loc="right", fontsize=8, fontweight="normal", color=MUTED)
 
 
 def _draw_series(ax: Axes, series: Series) -> Any:
@@ -145,11 +140,7 @@ def _draw_series(ax: Axes, series: Series) -> Any:
             series.x, series.y, s=series.size**2, color=series.color, alpha=series.opacity,
             marker=MARKERS[series.marker], linewidths=0,
         )  # fmt: skip
-        for number, (i, text) in enumerate(sorted((series.labels or {}).items())):
-            ax.annotate(
-                visible(text, 20), (series.x[i], series.y[i]), xytext=(4, 3 - 7 * (number % 2)),
-                textcoords="offset points", fontsize=7.5, color=INK,
-            )  # fmt: skip
+        _label_points(ax, series)
         marker = MARKERS[series.marker]
         return Line2D([], [], color=series.color, marker=marker, linestyle="", markersize=5)
     if series.low is not None and series.high is not None:
@@ -165,6 +156,24 @@ def _draw_series(ax: Axes, series: Series) -> Any:
     return line
 
 
+def _label_points(ax: Axes, series: Series) -> None:
+    """Name points in their order, leaving out names that would stand on one another."""
+    ax.autoscale_view()
+    taken: list[tuple[float, float, float]] = []
+    for i, text in sorted((series.labels or {}).items()):
+        shown = visible(text, 20)
+        x, y = ax.transData.transform((series.x[i], series.y[i]))
+        # About how wide the text is, in pixels of the figure's own resolution.
+        width = sum(9.0 if ord(char) > 0x2E7F else 5.2 for char in shown) + 8
+        if any(
+            x < right and x + width > left and abs(y - line) < 11 for left, right, line in taken
+        ):
+            continue
+        taken.append((x, x + width, y))
+        ax.annotate(shown, (series.x[i], series.y[i]), xytext=(4, -2.5), fontsize=7.5,
+                    textcoords="offset points", color=INK)  # fmt: skip
+
+
 def _draw_dots(chart: DotChart) -> Figure:
     n_series = max(len(panel.series) for panel in chart.panels)
     height = max(1.5, len(chart.rows) * (0.16 + 0.12 * n_series) + 0.75)
@@ -177,7 +186,8 @@ def _draw_dots(chart: DotChart) -> Figure:
         _draw_dot_panel(ax, chart, panel, entries)
     axes[0].set_yticks(range(len(chart.rows)), [visible(row, 32) for row in chart.rows])
     axes[0].set_ylim(len(chart.rows) - 0.5, -0.5)
-    _legend(figure, entries)
+    if not chart.row_colors:
+        _legend(figure, entries)
     return figure
 
 
@@ -188,6 +198,7 @@ def _draw_dot_panel(ax: Axes, chart: DotChart, panel: DotPanel, entries: dict[st
     if panel.reference is not None:
         ax.axvline(panel.reference, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
     _scale(ax, panel.axis, "x")
+    ax.set_xlim(*dot_limits(panel))
     ax.set_xlabel(panel.axis.label)
     spread = 0.62 / max(1, len(panel.series))
     for k, series in enumerate(panel.series):
@@ -206,8 +217,8 @@ def _draw_dot_panel(ax: Axes, chart: DotChart, panel: DotPanel, entries: dict[st
         )
     if panel.reference is not None and panel.reference_label:
         ax.annotate(
-            visible(panel.reference_label), (panel.reference, 0), xycoords=("data", "axes fraction"),
-            xytext=(3, 3), textcoords="offset points", fontsize=7.5, color=MUTED,
+            visible(panel.reference_label), (panel.reference, 0), xytext=(3, 3), color=MUTED,
+            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=7.5,
         )  # fmt: skip
 
 
@@ -227,7 +238,7 @@ def _draw_bars(chart: BarChart) -> Figure:
                     color=stack.color, edgecolor="white", linewidth=0.6)  # fmt: skip
             left = [a + b for a, b in zip(left, stack.values, strict=True)]
             entries.setdefault(stack.name, Patch(color=stack.color))
-        _scale(ax, chart.axis, "x")
+        _scale(ax, chart.axis, "x", crowded=len(chart.panels) > 2)
     axes[0].set_yticks(range(len(chart.rows)), [visible(row, 32) for row in chart.rows])
     axes[0].set_ylim(len(chart.rows) - 0.5, -0.5)
     figure.supxlabel(chart.axis.label, fontsize=9, color=INK)
@@ -238,9 +249,9 @@ def _draw_bars(chart: BarChart) -> Figure:
 def _draw_matrix(chart: MatrixChart) -> Figure:
     columns = min(chart.beside, len(chart.panels))
     side = WIDTH_INCHES / max(columns, 2) * len(chart.rows) / max(len(chart.columns), 1)
-    figure, axes = _grid(len(chart.panels), columns, min(max(0.62 * side, 1.6), 5.0), True, 0.4)
-    colors = LinearSegmentedColormap.from_list("pivots", list(SEQUENTIAL))
-    colors.set_bad(OTHER_COLOR, alpha=0.25)
+    figure, axes = _grid(len(chart.panels), columns, min(max(0.5 * side, 1.6), 4.4), True, 0.4)
+    plain = LinearSegmentedColormap.from_list("pivots", list(SEQUENTIAL))
+    colors = plain.with_extremes(bad=(*to_rgb(OTHER_COLOR), 0.25))
     scale = Normalize(*chart.limits)
     image = None
     for ax, panel in zip(axes, chart.panels, strict=True):
@@ -261,5 +272,5 @@ def _draw_matrix(chart: MatrixChart) -> Figure:
     figure.supylabel(chart.row_label, fontsize=9, color=INK)
     if image is not None:
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=24, pad=0.015)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure

@@ -23,7 +23,7 @@ from eval.charts import (
     Stack,
     XYChart,
 )
-from eval.report_data import PROPORTION_BINS, Proportions
+from eval.report_data import PROPORTION_BINS, Proportions, records
 from eval.report_text import count, hover, number, percent, script_kind, visible
 from mining.common.seeds import hash64
 
@@ -83,7 +83,7 @@ def pivots_figure(items: pd.DataFrame, languages: list[str], max_points: int) ->
         ("other items", others, "#9aa3b2", 0.45, 3.2),
         ("pivots", pivots, "#d1495b", 0.8, 4.2),
     ):
-        shown = thin(frame, max_points, "id")
+        shown = thin(frame, max_points // 2, "id")
         labels = {i: str(t).strip() for i, t in enumerate(shown["text"][:LABELLED])}
         series.append(
             Series(
@@ -94,7 +94,7 @@ def pivots_figure(items: pd.DataFrame, languages: list[str], max_points: int) ->
                 mode="points",
                 opacity=opacity,
                 size=size,
-                hover=[_pivot_hover(row, languages) for row in shown.to_dict("records")],
+                hover=[_pivot_hover(row, languages) for row in records(shown)],
                 labels=labels if name == "pivots" else None,
             )
         )

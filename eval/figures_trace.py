@@ -24,9 +24,9 @@ from eval.charts import (
 )
 from eval.figures_corpus import thin
 from eval.report_answer import Comparison, Directions, line_fit
-from eval.report_data import ITEM_KEY
+from eval.report_data import ITEM_KEY, records
 from eval.report_text import count, hover, interval, number, percent, plural, signed
-from eval.stats import roc_curve
+from eval.stats import Floats, roc_curve
 
 BEHAVIOURS = ("direct", "pivot", "none")
 BEHAVIOUR_MARKERS: dict[str, Marker] = {"direct": "circle", "pivot": "diamond", "none": "square"}
@@ -57,7 +57,7 @@ def layers_figure(layers: pd.DataFrame, arms: list[str]) -> XYChart | None:
         name="layers",
         alt="Probability of source, pivot and target tokens over the layers",
         panels=tuple(panels),
-        x=Axis("layer"),
+        x=Axis("layer", whole=True),
         y=Axis("probability under the logit lens", limits=(0, min(1.02, 1.06 * highest + 1e-6))),
         columns=2,
         panel_height=1.9,
@@ -67,20 +67,23 @@ def layers_figure(layers: pd.DataFrame, arms: list[str]) -> XYChart | None:
 def _mass(part: pd.DataFrame, name: str) -> Series:
     column = {"source": "p_source", "pivots": "p_pivot", "target": "p_target"}[name]
     by_concept = part.groupby(["layer", "concept"])[column].mean().groupby("layer")
-    mean, error = by_concept.mean(), (by_concept.std() / np.sqrt(by_concept.count())).fillna(0.0)
-    low, high = mean - NORMAL_95 * error, mean + NORMAL_95 * error
+    mean = by_concept.mean()
+    layers, values = mean.index.to_list(), mean.to_numpy(dtype=np.float64)
+    spread = by_concept.std().to_numpy(dtype=np.float64)
+    error = np.nan_to_num(spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64)))
+    low, high = np.maximum(values - NORMAL_95 * error, 0.0), values + NORMAL_95 * error
     texts = [
         hover(("", f"{name}, layer {layer}"), ("probability", interval(m, lo, hi, 4)))
-        for layer, m, lo, hi in zip(mean.index, mean, low, high, strict=True)
+        for layer, m, lo, hi in zip(layers, values, low, high, strict=True)
     ]
     return Series(
         name=name,
         color=MASS_COLORS[name],
-        x=[float(layer) for layer in mean.index],
-        y=mean.tolist(),
-        low=low.clip(lower=0).tolist(),
+        x=[float(layer) for layer in layers],
+        y=values.tolist(),
+        low=low.tolist(),
         high=high.tolist(),
-        dash={"source": "dash", "pivots": "solid", "target": "solid"}[name],  # type: ignore[arg-type]
+        dash="dash" if name == "source" else "solid",
         hover=texts,
     )
 
@@ -123,13 +126,15 @@ def classes_figure(
 def scatter_figure(items: pd.DataFrame, arms: list[str], max_points: int) -> XYChart | None:
     """Joint document frequency of a pair against its score, by behaviour, with a fitted line."""
     panels = []
-    for arm in arms:
+    shown_arms = [arm for arm in arms if (items["arm"] == arm).any()]
+    limit = max(1, max_points // max(1, len(shown_arms)))
+    for arm in shown_arms:
         part = items[(items["arm"] == arm) & items["score"].notna()]
         if part.empty:
             continue
         x = part["log_pair"].to_numpy(dtype=np.float64)
         y = part["score"].to_numpy(dtype=np.float64)
-        shown = thin(part.assign(x=x), max_points, *ITEM_KEY)
+        shown = thin(part.assign(x=x), limit, *ITEM_KEY)
         series = []
         for name in ("none", "direct", "pivot"):
             points = shown[shown["behaviour"] == name]
@@ -165,7 +170,7 @@ def _points(points: pd.DataFrame, name: str) -> Series:
             ("Score", number(row["score"])),
             ("behaviour", name),
         )
-        for row in points.to_dict("records")
+        for row in records(points)
     ]
     return Series(
         name=name,
@@ -206,8 +211,8 @@ def roc_figure(
         mean = np.mean(curves, axis=0)
         overall = aucs[arm].overall
         series.append(
-            Series("mean of the directions", "#d1495b", [0.0, *grid.tolist()], [0.0, *mean.tolist()],
-                   width=2.4)
+            Series("mean of the directions", "#d1495b", [0.0, *grid.tolist()],
+                   [0.0, *mean.tolist()], width=2.4)
         )  # fmt: skip
         note = f"mean AUC {interval(overall.value, overall.low, overall.high, 2)}"
         panels.append(Panel(arm, tuple(series), note=note, diagonal=True))
@@ -255,7 +260,7 @@ def _direction(frame: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
     return frame[(frame["source_lang"] == pair[0]) & (frame["target_lang"] == pair[1])]
 
 
-def _roc(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:  # type: ignore[type-arg]
+def _roc(part: pd.DataFrame) -> tuple[Floats, Floats] | None:
     positive = (part["behaviour"] == "direct").to_numpy()
     if not positive.any() or positive.all():
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eval.chart_style import make_palette, warn_without_cjk_font
 from eval.figures_translation import difference_figure
-from eval.report_answer import Estimate, verdict
+from eval.report_answer import Estimate, Verdict, verdict
 from eval.report_corpus import (
     corpus_section,
     mixes_section,
@@ -90,7 +90,10 @@ def make_page(
     """All parts of the page, its figures written on the way."""
     palette = make_palette(data.arms, data.languages)
     chart = difference_figure(results.differences, settings.baseline, palette)
-    caption = f"Dots right of the line score higher than {settings.baseline}."
+    caption = (
+        f"Dots right of the line score higher than {settings.baseline}; the bars are "
+        f"{percent(settings.confidence, 0)} intervals."
+    )
     figure = figures.figure(chart, caption) if chart else None
     word, tone, text = _answer(data, results, settings)
     answer = Answer(
@@ -131,7 +134,7 @@ def make_page(
 
 def _answer(
     data: RunData, results: Results, settings: ReportSettings
-) -> tuple[str, str, str]:  # word, tone, text
+) -> tuple[str, Verdict, str]:  # word, tone, text
     a, b = settings.candidate, settings.baseline
     found = results.difference(a)
     tone = verdict(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from eval.stats import (
 from mining.common.seeds import generator
 
 Directions = list[tuple[str, str]]
+Verdict = Literal["better", "worse", "open", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def line_fit(x: Floats, y: Floats) -> tuple[float, float] | None:
     return (float(row[0]), float(row[1])) if np.isfinite(row[:2]).all() else None
 
 
-def verdict(difference: Estimate) -> str:
+def verdict(difference: Estimate) -> Verdict:
     """`better`, `worse`, `open` (the interval holds zero) or `unknown` (no number)."""
     if not np.isfinite([difference.value, difference.low, difference.high]).all():
         return "unknown"

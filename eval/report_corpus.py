@@ -16,7 +16,7 @@ from eval.figures_corpus import (
     proportions_figure,
     scripts_figure,
 )
-from eval.report_data import RunData
+from eval.report_data import RunData, records
 from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_settings import ReportSettings
@@ -115,7 +115,7 @@ def pivots_section(data: RunData, settings: ReportSettings, figures: FigureWrite
         figures.block(
             pivots_figure(data.items, data.languages, settings.max_points),
             "Each dot is an item. The strongest pivots are named; hover a dot for its neighbours "
-            f"in each language. At most {count(settings.max_points)} of each colour are drawn.",
+            f"in each language. {count(settings.max_points)} dots are drawn at most.",
             "No item has a statistic, so there is nothing to draw.",
         ),
         figures.block(
@@ -164,8 +164,7 @@ def _pivot_table(data: RunData, settings: ReportSettings) -> Table:
     ]  # fmt: skip
     whole = float(top["statistic"].max()) >= 20
     rows: list[tuple[Cell, ...]] = []
-    records = top.head(settings.top_pivots).to_dict("records")
-    for rank, row in enumerate(records, start=1):
+    for rank, row in enumerate(records(top.head(settings.top_pivots)), start=1):
         rows.append((
             str(rank),
             str(row["text"]).strip() or str(row["text"]),

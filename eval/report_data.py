@@ -206,7 +206,8 @@ def read_layers(folders: Mapping[RunKey, Path]) -> pd.DataFrame:
         frames.append(frame.assign(arm=arm, seed=seed))
     if not frames:
         return pd.DataFrame(columns=[*columns, "behaviour", "arm", "seed"])
-    return pd.concat(frames, ignore_index=True)
+    everything: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return everything
 
 
 def read_item_layers(folder: Path, key: Mapping[str, str]) -> pd.DataFrame:
@@ -218,6 +219,11 @@ def read_item_layers(folder: Path, key: Mapping[str, str]) -> pd.DataFrame:
     frame = ds.dataset(folder / "layers.parquet").to_table(filter=condition).to_pandas()
     result: pd.DataFrame = frame.sort_values("layer", kind="stable")
     return result
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _parquet(path: Path) -> pd.DataFrame:

@@ -29,8 +29,8 @@ class FigureWriter:
         if chart.name in self.names:
             raise ValueError(f"two figures have the name {chart.name}")
         self.names.append(chart.name)
-        image = encode(draw(chart), "png")
+        drawn = draw(chart)
+        image = encode(drawn, "png")
         write_bytes(self.folder / f"{chart.name}.png", image)
-        # A figure that was saved once is laid out anew, so that the SVG owes nothing to the PNG.
-        write_bytes(self.folder / f"{chart.name}.svg", encode(draw(chart), "svg"))
+        write_bytes(self.folder / f"{chart.name}.svg", encode(drawn, "svg"))
         return FigureBlock(chart.name, chart.alt, caption, image, describe(chart))

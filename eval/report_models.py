@@ -19,12 +19,12 @@ from eval.figures_trace import (
 from eval.figures_training import train_loss_figure, validation_figure
 from eval.figures_translation import arms_figure, groups_figure, matrix_figure
 from eval.report_answer import Estimate
-from eval.report_data import ITEM_KEY, RunData, RunKey, read_item_layers
+from eval.report_data import ITEM_KEY, RunData, RunKey, read_item_layers, records
 from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_results import Results
 from eval.report_settings import ReportSettings
-from eval.report_text import count, interval, number, percent, plural, signed
+from eval.report_text import count, interval, number, percent, points, signed
 
 LAST_TRAIN_SHARE = 0.05
 NOT_RUN = "This run has no results of the stage `{}`, so there is nothing to show here."
@@ -155,6 +155,13 @@ def difference_text(e: Estimate) -> str:
     return f"{signed(e.value)} [{signed(e.low)}, {signed(e.high)}]"
 
 
+def points_text(e: Estimate) -> str:
+    """A difference of shares as `+value [low, high]` in percentage points."""
+    if not math.isfinite(e.value):
+        return number(None)
+    return f"{points(e.value)} [{points(e.low)}, {points(e.high)}]"
+
+
 def _share_text(e: Estimate) -> str:
     if not math.isfinite(e.value):
         return number(None)
@@ -164,8 +171,8 @@ def _share_text(e: Estimate) -> str:
 def _arms_table(results: Results, settings: ReportSettings) -> Table:
     columns = (
         Column("arm"), Column("Score", "num"), Column("accuracy", "num"), Column("items", "num"),
-        Column(f"Score minus {settings.baseline}", "num"),
-        Column(f"accuracy minus {settings.baseline}", "num"),
+        Column("Score", "num", f"minus {settings.baseline}, paired"),
+        Column("accuracy, points", "num", f"minus {settings.baseline}, paired"),
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for arm, score in results.scores.items():
@@ -175,7 +182,7 @@ def _arms_table(results: Results, settings: ReportSettings) -> Table:
             arm, estimate_text(score.overall), _share_text(results.accuracies[arm].overall),
             count(score.overall.n),
             difference_text(paired.overall) if paired else number(None),
-            difference_text(hits.overall) if hits else number(None),
+            points_text(hits.overall) if hits else number(None),
         ))  # fmt: skip
     caption = (
         f"The arms with {percent(settings.confidence, 0)} intervals; differences are paired by "
@@ -253,7 +260,7 @@ def _example_table(caption: str, shown: pd.DataFrame) -> Table:
             str(row["target"]), number(row["score"]), number(row["p_gold"]),
             count(row["rank"]), count(row["pair_doc_freq"]),
         )
-        for row in shown.to_dict("records")
+        for row in records(shown)
     ]  # fmt: skip
     return Table(caption, columns, tuple(rows))
 
@@ -321,7 +328,7 @@ def _worked_examples(
         row = part.sort_values(["winning_prob", *ITEM_KEY], ascending=[False] + [True] * 3).iloc[0]
         layers = read_item_layers(folders[(arm, seed)], {name: row[name] for name in ITEM_KEY})
         rows: list[tuple[Cell, ...]] = []
-        for layer in layers.to_dict("records"):
+        for layer in records(layers):
             tokens, probs = list(layer["top_tokens"])[:4], list(layer["top_probs"])[:4]
             top = [f"{t.strip() or t} {percent(p)}" for t, p in zip(tokens, probs, strict=True)]
             masses = [number(layer[name]) for name in ("p_source", "p_pivot", "p_target")]
@@ -360,8 +367,8 @@ def attribution_section(
             Note(f"{never} of the items have words that stand together in no document."),
             figures.block(
                 scatter_figure(items, data.arms, settings.max_points),
-                "Each dot is an item; at most "
-                f"{count(settings.max_points)} a panel are drawn, the line is fitted to all.",
+                f"Each dot is an item; {count(settings.max_points)} of them are drawn at most, the "
+                "line is fitted to all.",
                 "No item has both a score and a count.",
             ),
             figures.block(
@@ -375,7 +382,7 @@ def attribution_section(
                 "well as that of both together, co-occurrence explains nothing more.",
                 "No direction has items of both behaviours, so there is no AUC.",
             ),
-            _attribution_table(results),
+            *_attribution_tables(results),
         ]
     return Section(
         id="attribution",
@@ -389,30 +396,33 @@ def attribution_section(
     )
 
 
-def _attribution_table(results: Results) -> Table:
+def _attribution_tables(results: Results) -> list[Block]:
     predictors = list(results.aucs)
     columns = [Column("arm"), Column("items", "num")]
     columns += [Column(name, "num", "AUC for direct behaviour") for name in predictors]
     columns += [Column(name, "num", "correlation with Score") for name in predictors]
-    terms = ("direct", "pivot", "R2")
-    columns += [
-        Column(name, "num", "Score = direct + pivot contribution")
-        for name in ("direct", "pivot", "R\u00b2")
-        if results.fits
-    ]
     rows: list[tuple[Cell, ...]] = []
     for arm, found in results.correlations.items():
         row = [arm, count(max(e.n for e in found.values()))]
         row += [estimate_text(results.aucs[name][arm].overall, 2) for name in predictors]
         row += [estimate_text(found[name], 2) for name in predictors]
-        if results.fits:
-            fit = results.fits.get(arm, {})
-            empty = Estimate(math.nan, math.nan, math.nan, 0)
-            row += [estimate_text(fit.get(term, empty)) for term in terms]
         rows.append(tuple(row))
     caption = (
         "Frequencies enter as log(1 + documents). AUC: mean over directions. Correlation: Pearson, "
-        "all directions together. The last columns are the coefficients of the two-variable fit, "
-        "where the pivot contribution sums the paths through the pair's pivots."
+        "all directions together."
     )
-    return Table(caption, tuple(columns), tuple(rows))
+    tables: list[Block] = [Table(caption, tuple(columns), tuple(rows))]
+    if results.fits:
+        terms = ("direct", "pivot", "constant", "R2")
+        fitted = [
+            (arm, *(estimate_text(found[term]) for term in terms))
+            for arm, found in results.fits.items()
+        ]
+        heads = ("direct", "pivot contribution", "constant", "R\u00b2")
+        tables.append(Table(
+            "Coefficients of Score = direct + pivot contribution + constant. Direct is log(1 + "
+            "documents with both words); the pivot contribution sums the paths through the pair's "
+            "pivots.",
+            (Column("arm"), *(Column(head, "num") for head in heads)), tuple(fitted),
+        ))  # fmt: skip
+    return tables

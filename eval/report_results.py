@@ -66,15 +66,25 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
     everything = data.evaluation
     items = usable(everything)
-    directions = directions_of(items, data.languages)
-    arms = [arm for arm in data.arms if len(items) and (items["arm"] == arm).any()]
-    parts = {arm: items[items["arm"] == arm] for arm in arms}
+    places = [f for f in (items, data.traces, data.attribution) if len(f)]
+    directions = directions_of(pd.concat(places), data.languages) if places else []
+    parts = by_arm(items, data.arms)
+    arms = list(parts)
     scores = {arm: cube(part, "score", directions) for arm, part in parts.items()}
     hits = {arm: cube(part, "correct", directions) for arm, part in parts.items()}
     base = settings.baseline
     others = [arm for arm in arms if arm != base] if base in arms else []
     pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
     attributed = usable(data.attribution)
+    attributed_by_arm = by_arm(attributed, data.arms)
+    known = {name: column for name, column in PREDICTORS.items() if column in attributed}
+    aucs = {
+        name: {
+            arm: auc_by_direction(part, column, directions, bootstrap)
+            for arm, part in attributed_by_arm.items()
+        }
+        for name, column in known.items()
+    }
     return Results(
         directions=directions,
         items=items,
@@ -92,7 +102,16 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
         groups=_groups(parts, directions, bootstrap),
         chance=chance(items),
         attributed=attributed,
-        **_attribution(data, attributed, directions, bootstrap),
+        aucs=aucs,
+        correlations={
+            arm: {name: correlation(part, column, bootstrap) for name, column in known.items()}
+            for arm, part in attributed_by_arm.items()
+        },
+        fits={
+            arm: two_variable_fit(part, CONTRIBUTION, bootstrap)
+            for arm, part in attributed_by_arm.items()
+            if CONTRIBUTION in part
+        },
     )
 
 
@@ -116,23 +135,8 @@ def _groups(
     }
 
 
-def _attribution(
-    data: RunData, items: pd.DataFrame, directions: Directions, bootstrap: Bootstrap
-) -> dict[str, dict[str, dict[str, Comparison]] | dict[str, dict[str, Estimate]]]:
-    arms = [arm for arm in data.arms if len(items) and (items["arm"] == arm).any()]
-    parts = {arm: items[items["arm"] == arm] for arm in arms}
-    known = {name: column for name, column in PREDICTORS.items() if column in items}
-    aucs = {
-        name: {arm: auc_by_direction(p, column, directions, bootstrap) for arm, p in parts.items()}
-        for name, column in known.items()
-    }
-    correlations = {
-        arm: {name: correlation(part, column, bootstrap) for name, column in known.items()}
-        for arm, part in parts.items()
-    }
-    fits = {
-        arm: two_variable_fit(part, CONTRIBUTION, bootstrap)
-        for arm, part in parts.items()
-        if CONTRIBUTION in part
-    }
-    return {"aucs": aucs, "correlations": correlations, "fits": fits}
+def by_arm(items: pd.DataFrame, arms: list[str]) -> dict[str, pd.DataFrame]:
+    """The items of each arm that has any."""
+    if items.empty:
+        return {}
+    return {arm: items[items["arm"] == arm] for arm in arms if (items["arm"] == arm).any()}

@@ -17,7 +17,7 @@ class ReportSettings:
         baseline: the arm it is compared with.
         top_pivots: pivots in the table, by falling statistic.
         examples: translations shown right, and as many shown wrong.
-        max_points: points of a scatter plot, at most (drawn by a hash); the statistics use all.
+        max_points: points of a figure, at most (drawn by a hash); the statistics use all.
         min_document_tokens: shorter documents are left out of the list of pivot-rich documents.
         bootstrap_samples: resamples behind each interval.
         confidence: coverage of the intervals.
@@ -28,7 +28,7 @@ class ReportSettings:
     baseline: str = "random"
     top_pivots: int = 50
     examples: int = 8
-    max_points: int = 1500
+    max_points: int = 2400
     min_document_tokens: int = 100
     bootstrap_samples: int = 1000
     confidence: float = 0.95

@@ -37,9 +37,11 @@ def visible(text: Any, limit: int = 80) -> str:
 
 
 def plotly_text(text: Any, limit: int = 80) -> str:
-    """`visible` text with the characters escaped that plotly reads as markup."""
+    """`visible` text with the characters escaped that plotly reads as markup, or as a formula."""
     plain = visible(text, limit)
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        plain = plain.replace(char, entity)
+    return plain
 
 
 def hover(*lines: tuple[str, Any]) -> str:
@@ -56,7 +58,7 @@ def script_json(value: Any) -> Markup:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)  # noqa: S704 - escaped for this very place, just above
+    return Markup(text)
 
 
 def count(value: float | None) -> str:
@@ -65,14 +67,22 @@ def count(value: float | None) -> str:
 
 
 def short_count(value: float | None) -> str:
-    """A number to three digits with a unit, for cards: 25.2 M."""
+    """A number to three digits with a unit from a million on: 25.2 M, 22,500."""
     if value is None or _missing(value):
         return NONE
+    for factor, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= factor:
+            scaled = value / factor
+            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:,.0f} {unit}"
+    return f"{value:,.0f}"
+
+
+def tick(value: float) -> str:
+    """A number beside an axis: as short as it can be."""
     for factor, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= factor:
-            scaled = value / (1e3 if unit == "k" else factor)
-            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:.0f} {unit}"
-    return f"{value:,.0f}"
+            return f"{value / (1e3 if unit == 'k' else factor):g}{unit}"
+    return f"{value:g}".replace("-", MINUS)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -91,6 +101,11 @@ def signed(value: float | None, digits: int = 3) -> str:
         return NONE
     text = number(value, digits)
     return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return NONE if value is None or _missing(value) else signed(100 * value, 1)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -3,9 +3,8 @@
 (function () {
   "use strict";
   var config = {
-    displaylogo: false,
-    responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]
+    displayModeBar: false,
+    responsive: true
   };
 
   function draw(plot) {
@@ -20,22 +19,24 @@
     });
   }
 
-  var plots = Array.prototype.slice.call(document.querySelectorAll(".plot"));
-  if (!("IntersectionObserver" in window)) {
-    plots.forEach(draw);
-  } else {
-    var observer = new IntersectionObserver(function (entries) {
-      entries.forEach(function (entry) {
-        if (entry.isIntersecting) {
-          observer.unobserve(entry.target);
-          draw(entry.target.querySelector(".plot"));
-        }
-      });
-    }, { rootMargin: "600px" });
-    document.querySelectorAll("figure.chart").forEach(function (figure) {
-      observer.observe(figure);
+  var margin = 600;
+  var later = [];
+  document.querySelectorAll("figure.chart").forEach(function (figure) {
+    if (figure.getBoundingClientRect().top < window.innerHeight + margin) {
+      draw(figure.querySelector(".plot"));
+    } else {
+      later.push(figure);
+    }
+  });
+  var observer = new IntersectionObserver(function (entries) {
+    entries.forEach(function (entry) {
+      if (entry.isIntersecting) {
+        observer.unobserve(entry.target);
+        draw(entry.target.querySelector(".plot"));
+      }
     });
-  }
+  }, { rootMargin: margin + "px" });
+  later.forEach(function (figure) { observer.observe(figure); });
 
   // Marks in the list of contents the section that is being read.
   var links = {};

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 from eval.report_data import ReportInputs
 from mining.common.files import write_json, write_text
@@ -27,14 +29,33 @@ from mining.settings import (
 
 WORDS = {
     "en": ["water", "house", "tree", "book", "bread", "stone", "river", "night", "hand", "window"],
-    "fr": ["eau", "maison", "arbre", "livre", "pain", "pierre", "fleuve", "nuit", "main", "fenêtre"],
+    "fr": [
+        "eau",
+        "maison",
+        "arbre",
+        "livre",
+        "pain",
+        "pierre",
+        "fleuve",
+        "nuit",
+        "main",
+        "fenêtre",
+    ],
     "zh": ["水", "房子", "树", "书", "面包", "石头", "河", "夜晚", "手", "窗户"],
     "ja": ["水", "家", "木", "本", "パン", "石", "川", "夜", "手", "窓"],
 }
 SOURCES = ("manpages", "python-docs", "libreoffice-help", "tldr")
 ITEM_TEXTS = (" LibreOffice", " Unicode", " Python", " GIMP", " Debian", " HTML", "印刷", "文字")
 EFFECT = {"original": 0.05, "random": 0.08, "pivot": 0.16, "low-pivot": 0.04}
-HOSTILE = ("<script>alert(1)</script>", "{{ 7*7 }}", "$x^2$", "\u202eabc", "%{x}", "</script>", "&lt;")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "{{ 7*7 }}",
+    "$x^2$",
+    "\u202eabc",
+    "%{x}",
+    "</script>",
+    "&lt;",
+)
 
 
 @dataclass
@@ -77,6 +98,20 @@ def build_run(root: Path, plan: RunPlan) -> ReportInputs:
     return ReportInputs(**{s: root / s for s in singles}, task=root / "task.yaml", **stages)
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ReportInputs]:
+    """A function that builds the run of a RunPlan with the given fields, once each."""
+    made: dict[str, ReportInputs] = {}
+
+    def build(**fields: object) -> ReportInputs:
+        plan = RunPlan(**fields)  # type: ignore[arg-type]
+        if repr(plan) not in made:
+            made[repr(plan)] = build_run(tmp_path_factory.mktemp("run") / "run", plan)
+        return made[repr(plan)]
+
+    return build
+
+
 class _Builder:
     def __init__(self, root: Path, plan: RunPlan) -> None:
         self.root, self.plan = root, plan
@@ -96,6 +131,11 @@ class _Builder:
             for c in more
             for pair in self.pairs
         }
+
+    def group(self, concept: str) -> str:
+        if not self.plan.groups:
+            return ""
+        return "seen" if concept < "c005" else "held-out"
 
     def concept(self, i: int) -> str:
         return f"c{i:03d}"
@@ -193,7 +233,8 @@ class _Builder:
             names[: len(HOSTILE)] = HOSTILE
         frame = pd.DataFrame({
             "item": np.arange(n, dtype=np.uint32), "id": np.arange(n, dtype=np.uint32),
-            "text": names, "tokens": [[i] for i in range(n)], "doc_freq": doc_freq.astype(np.uint64),
+            "text": names, "tokens": [[i] for i in range(n)],
+            "doc_freq": doc_freq.astype(np.uint64),
             "lang": [None if i % 2 else plan.languages[0] for i in range(n)],
             "degree": rng.integers(0, 90, n),
         })  # fmt: skip
@@ -235,8 +276,9 @@ class _Builder:
         header = {
             "format": 1, "name": "words-small", "version": 1, "license": "CC0-1.0",
             "languages": {lang: names.get(lang, lang) for lang in self.plan.languages},
-            "instruction": "{source_language} to {target_language}\n", "example": "{source} {target}\n",
-            "query": "{source}", "answer": " {target}", "concepts": "concepts.tsv",
+            "instruction": "{source_language} to {target_language}\n",
+            "example": "{source} {target}\n", "query": "{source}", "answer": " {target}",
+            "concepts": "concepts.tsv",
         }  # fmt: skip
         write_json(self.root / "task.yaml", header)
         lines = ["\t".join(["id", "pos", "class", *self.plan.languages])]
@@ -288,7 +330,7 @@ class _Builder:
             {**{k: row[k] for k in ("concept", "source_lang", "target_lang", "source", "target",
                                     "identical", "score", "correct")},
              "pos": "noun", "class": "thing",
-             "group": ("seen" if row["concept"] < "c005" else "held-out") if self.plan.groups else "",
+             "group": self.group(row["concept"]),
              "n_distractors": 9, "n_draws": 5, "p_gold": 0.2, "loss": 1.6,
              "rank": None if row["identical"] else 1 + 2 * (not row["correct"])}
             for row in self._item_rows(arm, seed)
