@@ -1,0 +1,182 @@
+"""What a figure shows, free of any plotting library: drawn by charts_static and charts_interactive.
+
+Colours are hex strings. Series of one name share one entry in the legend. All texts but `hover`
+are plain (the renderers escape them); `hover` is made with `report_text.hover`, which escapes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Dash = Literal["solid", "dash", "dot"]
+Marker = Literal["circle", "square", "diamond", "triangle"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis; `limits` in data units, `whole` for numbers that are counted."""
+
+    label: str
+    log: bool = False
+    percent: bool = False
+    whole: bool = False
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line, or points. `low` and `high` draw a band (lines); `labels` name some points."""
+
+    name: str
+    color: str
+    x: list[float]
+    y: list[float]
+    mode: Literal["line", "points"] = "line"
+    dash: Dash = "solid"
+    marker: Marker = "circle"
+    width: float = 1.8
+    opacity: float = 1.0
+    size: float = 5.0
+    fill: bool = False
+    low: list[float] | None = None
+    high: list[float] | None = None
+    hover: list[str] | None = None
+    labels: dict[int, str] | None = None
+    legend: bool = True
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One coordinate system of an XYChart; `note` stands small in a corner."""
+
+    title: str
+    series: tuple[Series, ...]
+    note: str = ""
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class XYChart:
+    """Panels with the same axes, `columns` beside each other."""
+
+    name: str
+    alt: str
+    panels: tuple[Panel, ...]
+    x: Axis
+    y: Axis
+    columns: int = 2
+    panel_height: float = 2.7
+    share_y: bool = True
+
+
+@dataclass(frozen=True)
+class DotSeries:
+    """One dot with an interval per row of a DotChart; None or NaN leaves the row empty."""
+
+    name: str
+    color: str
+    values: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    marker: Marker = "circle"
+    hover: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """The series of a DotChart over one value axis, with an optional line of reference."""
+
+    title: str
+    axis: Axis
+    series: tuple[DotSeries, ...]
+    reference: float | None = None
+    reference_label: str = ""
+
+
+@dataclass(frozen=True)
+class DotChart:
+    """Dots with intervals, one row a thing; panels stand beside each other and share the rows."""
+
+    name: str
+    alt: str
+    rows: tuple[str, ...]
+    panels: tuple[DotPanel, ...]
+    row_colors: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One colour of a BarChart: a value per row."""
+
+    name: str
+    color: str
+    values: list[float]
+    hover: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class BarPanel:
+    """Stacked horizontal bars."""
+
+    title: str
+    stacks: tuple[Stack, ...]
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Panels of stacked horizontal bars that share their rows."""
+
+    name: str
+    alt: str
+    rows: tuple[str, ...]
+    panels: tuple[BarPanel, ...]
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class MatrixPanel:
+    """A matrix of values with the text of each cell; NaN leaves a cell empty."""
+
+    title: str
+    values: list[list[float]]
+    text: list[list[str]]
+    hover: list[list[str]]
+
+
+@dataclass(frozen=True)
+class MatrixChart:
+    """Matrices of one colour scale, `columns` beside each other."""
+
+    name: str
+    alt: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    row_label: str
+    column_label: str
+    panels: tuple[MatrixPanel, ...]
+    limits: tuple[float, float]
+    beside: int = 2
+
+
+def dot_limits(panel: DotPanel) -> tuple[float, float]:
+    """The panel's limits, or ones around all intervals and the reference."""
+    if panel.axis.limits is not None:
+        return panel.axis.limits
+    values = [
+        value
+        for series in panel.series
+        for part in (series.values, series.low or [], series.high or [])
+        for value in part
+        if math.isfinite(value)
+    ]
+    if panel.reference is not None and math.isfinite(panel.reference):
+        values.append(panel.reference)
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
+
+
+Chart = XYChart | DotChart | BarChart | MatrixChart

@@ -1,0 +1,152 @@
+"""The section that says where everything came from, and how to make it again."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import yaml
+
+from eval.report_data import ReportInputs, RunData
+from eval.report_page import Block, Cell, Code, Column, Note, Section, Table
+from eval.report_text import count, plural
+from mining.common.files import dump_json, sha256_file
+from mining.common.stage import MANIFEST, settings_dict
+from mining.settings import (
+    CountSettings,
+    MixSettings,
+    PivotsSettings,
+    ScoreSettings,
+    TokenizerSettings,
+    TokenizeSettings,
+    WordsSettings,
+)
+
+HASH_SHOWN = 12
+# The seed is shared by the stages, and labels only say which run a folder belongs to.
+NOT_SETTINGS = ("seed", "label", "arm")
+
+
+def lineage_section(data: RunData, inputs: ReportInputs, seed: int) -> Section:
+    """Stages with the hashes of their manifests, all settings, commands."""
+    return Section(
+        id="lineage",
+        title="Lineage",
+        reads="Every stage is named by the hash of its manifest, which holds the hashes of its "
+        "inputs, its settings and the hashes of its outputs: equal hashes mean equal results, to "
+        "the byte.",
+        limits="The machine and the time: they are in each stage's run.json and change no result "
+        "on a CPU.",
+        blocks=(
+            _stage_table(data, inputs),
+            _input_table(data, inputs),
+            *_commands(data),
+            Code("All settings, by stage", _all_settings(data, seed), folded=True),
+        ),
+    )
+
+
+def _stage_table(data: RunData, inputs: ReportInputs) -> Table:
+    defaults = default_settings()
+    rows: list[tuple[Cell, ...]] = []
+    for name, (stage, folder) in inputs.folders().items():
+        manifest = data.manifests[name]
+        size = sum(entry["bytes"] for entry in manifest.outputs.values())
+        changed = changed_settings(manifest.settings, defaults.get(stage))
+        rows.append((
+            name, sha256_file(folder / MANIFEST)[:HASH_SHOWN], manifest.code_version,
+            count(len(manifest.outputs)), f"{size / 1e6:,.1f}",
+            _inline(changed) if changed else "none",
+        ))  # fmt: skip
+    columns = (
+        Column("stage", "code"), Column("manifest", "code"), Column("version", "code"),
+        Column("files", "num"), Column("MB", "num"),
+        Column("settings that differ from the defaults", "code"),
+    )  # fmt: skip
+    return Table("The stages of this run.", columns, tuple(rows), tall=len(rows) > 20)
+
+
+def default_settings() -> dict[str, Any]:
+    """Default settings by stage, of the stages whose settings are dataclasses of this project."""
+    made = {
+        "tokenizer": TokenizerSettings(),
+        "tokenize": TokenizeSettings(),
+        "count": CountSettings(),
+        "words": WordsSettings(),
+        "pivots": PivotsSettings(),
+        "score": ScoreSettings(),
+        "mix": MixSettings(),
+    }
+    return {stage: settings_dict(settings) for stage, settings in made.items()}
+
+
+def changed_settings(found: dict[str, Any], default: dict[str, Any] | None) -> dict[str, Any]:
+    """The settings that are not the default; all of them where no default is known."""
+    own = {key: value for key, value in found.items() if key not in NOT_SETTINGS}
+    if default is None:
+        return own
+    return {key: value for key, value in own.items() if key in default and value != default[key]}
+
+
+def _inline(values: dict[str, Any]) -> str:
+    text = yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=1 << 20)
+    return text.strip().removeprefix("{").removesuffix("}")
+
+
+def _input_table(data: RunData, inputs: ReportInputs) -> Block:
+    rows: list[tuple[Cell, ...]] = []
+    seen: set[str] = set()
+    for name, manifest in data.manifests.items():
+        for label, entry in sorted(manifest.inputs.items()):
+            if "files" not in entry:
+                continue
+            digest = hashlib.sha256(dump_json(entry["files"]).encode()).hexdigest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            files = entry["files"].values()
+            size = sum(item.get("bytes", 0) for item in files)
+            row = (name, label, digest[:HASH_SHOWN], count(len(files)), f"{size / 1e6:,.1f}")
+            rows.append(row)
+    columns = (
+        Column("first read by", "code"), Column("input"), Column("hash of the files", "code"),
+        Column("files", "num"), Column("MB", "num"),
+    )  # fmt: skip
+    if not rows:
+        return Note("No stage read files from outside the run.")
+    return Table("Files that the run was made from.", columns, tuple(rows))
+
+
+def _commands(data: RunData) -> list[Block]:
+    versions = sorted({manifest.code_version for manifest in data.manifests.values()})
+    text = (
+        f"pip install semantic-pivots=={versions[-1]}\n"
+        "# save the settings below as run.yaml; paths are not part of them\n"
+        "pivots run run.yaml --corpus.path DOCUMENTS --out RUN\n"
+        "pivots lineage RUN/report      # compare the hashes with the table above\n"
+    )
+    blocks: list[Block] = [Code("To make it again", text)]
+    if len(versions) > 1:
+        blocks.append(
+            Note(
+                f"The stages were made by {plural(len(versions), 'version')} of the program: "
+                f"{', '.join(versions)}.",
+                "warn",
+            )
+        )
+    return blocks
+
+
+def _all_settings(data: RunData, seed: int) -> str:
+    stages: dict[str, Any] = {"seed": seed, "seeds": data.seeds()}
+    for name, manifest in data.manifests.items():
+        stage = name.split("/")[0]
+        own = {k: v for k, v in manifest.settings.items() if k not in NOT_SETTINGS}
+        if stage == "tokenize" and isinstance(own.get("corpus"), dict):
+            stages["corpus"] = own.pop("corpus")
+        if stage not in stages:
+            stages[stage] = own
+        elif stages[stage] != own:
+            # Runs of one stage share their settings; where they do not, each is shown.
+            stages[name] = own
+    return yaml.safe_dump(stages, allow_unicode=True, sort_keys=False, width=96)

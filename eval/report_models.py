@@ -1,0 +1,428 @@
+"""The sections on the models: training, translation, layers, attribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from eval.chart_style import Palette
+from eval.figures_trace import (
+    auc_figure,
+    classes_figure,
+    layers_figure,
+    roc_figure,
+    scatter_figure,
+)
+from eval.figures_training import train_loss_figure, validation_figure
+from eval.figures_translation import arms_figure, groups_figure, matrix_figure
+from eval.report_answer import Estimate
+from eval.report_data import ITEM_KEY, RunData, RunKey, read_item_layers, records
+from eval.report_figures import FigureWriter
+from eval.report_page import Block, Cell, Column, Note, Section, Table
+from eval.report_results import Results
+from eval.report_settings import ReportSettings
+from eval.report_text import count, interval, number, percent, points, signed
+
+LAST_TRAIN_SHARE = 0.05
+NOT_RUN = "This run has no results of the stage `{}`, so there is nothing to show here."
+
+
+def training_section(data: RunData, palette: Palette, figures: FigureWriter) -> Section:
+    """Loss curves and where they end."""
+    metrics = data.metrics
+    blocks: list[Block]
+    if metrics.empty:
+        blocks = [Note(NOT_RUN.format("train"))]
+    else:
+        blocks = [
+            figures.block(
+                train_loss_figure(metrics, data.arms, palette),
+                "Training loss, means of short stretches of steps. Further seeds are dashed.",
+                "No training loss was logged.",
+            ),
+            figures.block(
+                validation_figure(metrics, data.arms, data.languages, palette),
+                "Loss on the validation documents, which are the same for all arms. The panels "
+                "have their own vertical scales.",
+                "No validation loss was logged.",
+            ),
+            _final_table(data),
+        ]
+    return Section(
+        id="training",
+        title="Training",
+        reads="Lower is better. Compare arms on the validation loss of one language: the training "
+        "losses are of different documents, so they say which mix is easier, not which model is "
+        "better.",
+        limits="Whether a model translates: a mix can lower the loss of every language and leave "
+        "the languages unconnected.",
+        blocks=tuple(blocks),
+    )
+
+
+def _final_table(data: RunData) -> Table:
+    metrics = data.metrics
+    validation = metrics[metrics["kind"] == "validation"]
+    langs = [lang for lang in data.languages if (validation["lang"] == lang).any()]
+    columns = [
+        Column("arm"), Column("seed", "num"), Column("steps", "num"), Column("tokens", "num"),
+        Column("training loss", "num"), *(Column(lang, "num", "validation loss") for lang in langs),
+    ]  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for arm in data.arms:
+        for seed in sorted(metrics.loc[metrics["arm"] == arm, "seed"].unique()):
+            run = metrics[(metrics["arm"] == arm) & (metrics["seed"] == seed)]
+            run = run.sort_values("step", kind="stable")
+            train = run[run["kind"] == "train"]
+            tail = train.tail(max(1, round(len(train) * LAST_TRAIN_SHARE)))
+            last = run[run["kind"] == "validation"].drop_duplicates("lang", keep="last")
+            losses = last.set_index("lang")["loss"]
+            rows.append((
+                arm, str(int(seed)), count(run["step"].max()), count(run["tokens"].max()),
+                number(tail["loss"].mean() if len(tail) else None),
+                *(number(losses.get(lang)) for lang in langs),
+            ))  # fmt: skip
+    caption = "Where the runs end (training loss: mean of the last twentieth of the steps)."
+    return Table(caption, tuple(columns), tuple(rows))
+
+
+def translation_section(
+    data: RunData,
+    results: Results,
+    settings: ReportSettings,
+    palette: Palette,
+    figures: FigureWriter,
+) -> Section:
+    """Score and accuracy of the arms, by direction and concept group, with examples."""
+    blocks: list[Block]
+    if not results.scores:
+        blocks = [Note(NOT_RUN.format("evaluate"))]
+    else:
+        blocks = [
+            figures.block(
+                arms_figure(results.scores, results.accuracies, results.chance, palette),
+                "Means over all directions with intervals over concepts"
+                f"{_and_seeds(data)}. Score is above 0 if the right source word makes the target "
+                "more likely than wrong ones do.",
+                "Nothing was scored.",
+            ),
+            _arms_table(results, settings),
+            *_seed_table(results),
+            figures.block(
+                matrix_figure(results.scores, results.accuracies, data.languages),
+                "Mean Score by direction, rows are the source languages. Hover for intervals.",
+                "No direction was scored.",
+            ),
+            _direction_table(results, settings),
+            figures.block(
+                groups_figure(results.groups, palette),
+                "Mean Score by the task's groups of concepts.",
+                "The task names no groups of concepts.",
+            ),
+            *_examples(data, results, settings),
+        ]
+    return Section(
+        id="translation",
+        title="Translation",
+        reads="For each concept and direction the model gives the target word's probability after "
+        "the right source word and after wrong ones. Score is the difference, accuracy how often "
+        "the right one is on top. Intervals that do not overlap differ; of overlapping ones judge "
+        "by the paired difference.",
+        limits="Sentence translation, or words outside the task. "
+        f"{count(results.n_unscored)} items without a score, or with the same word in both "
+        "languages, are left out.",
+        blocks=tuple(blocks),
+    )
+
+
+def _and_seeds(data: RunData) -> str:
+    n = len(data.seeds())
+    return f" and {n} training seeds" if n > 1 else ""
+
+
+def estimate_text(e: Estimate, digits: int = 3) -> str:
+    """An estimate as `value [low, high]`."""
+    return interval(e.value, e.low, e.high, digits)
+
+
+def difference_text(e: Estimate) -> str:
+    """A difference as `+value [low, high]`."""
+    if not math.isfinite(e.value):
+        return number(None)
+    return f"{signed(e.value)} [{signed(e.low)}, {signed(e.high)}]"
+
+
+def points_text(e: Estimate) -> str:
+    """A difference of shares as `+value [low, high]` in percentage points."""
+    if not math.isfinite(e.value):
+        return number(None)
+    return f"{points(e.value)} [{points(e.low)}, {points(e.high)}]"
+
+
+def _share_text(e: Estimate) -> str:
+    if not math.isfinite(e.value):
+        return number(None)
+    return f"{percent(e.value)} [{percent(e.low)}, {percent(e.high)}]"
+
+
+def _arms_table(results: Results, settings: ReportSettings) -> Table:
+    columns = (
+        Column("arm"), Column("Score", "num"), Column("accuracy", "num"), Column("items", "num"),
+        Column("Score", "num", f"minus {settings.baseline}, paired"),
+        Column("accuracy, points", "num", f"minus {settings.baseline}, paired"),
+    )  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for arm, score in results.scores.items():
+        paired = results.differences.get(arm)
+        hits = results.accuracy_differences.get(arm)
+        rows.append((
+            arm, estimate_text(score.overall), _share_text(results.accuracies[arm].overall),
+            count(score.overall.n),
+            difference_text(paired.overall) if paired else number(None),
+            points_text(hits.overall) if hits else number(None),
+        ))  # fmt: skip
+    caption = (
+        f"The arms with {percent(settings.confidence, 0)} intervals; differences are paired by "
+        f"item and seed. A blind choice has an accuracy of {percent(results.chance)}."
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def _seed_table(results: Results) -> list[Block]:
+    seeds = sorted({seed for found in results.seed_scores.values() for seed in found})
+    if len(seeds) < 2:
+        return []
+    rows = [
+        (arm, *(number(found.get(seed)) for seed in seeds))
+        for arm, found in results.seed_scores.items()
+    ]
+    columns = (Column("arm"), *(Column(f"seed {seed}", "num", "mean Score") for seed in seeds))
+    return [Table("Each training seed by itself.", columns, tuple(rows))]
+
+
+def _direction_table(results: Results, settings: ReportSettings) -> Table:
+    candidate = results.differences.get(settings.candidate)
+    columns = [Column("direction"), Column("items", "num")]
+    columns += [Column(arm, "num", "Score") for arm in results.scores]
+    if candidate:
+        columns.append(Column(f"{settings.candidate} minus {settings.baseline}", "num", "paired"))
+    rows: list[tuple[Cell, ...]] = []
+    for pair in results.directions:
+        found = [comparison.directions[pair] for comparison in results.scores.values()]
+        row = [f"{pair[0]} \u2192 {pair[1]}", count(max(e.n for e in found))]
+        row += [estimate_text(e) for e in found]
+        if candidate:
+            row.append(difference_text(candidate.directions[pair]))
+        rows.append(tuple(row))
+    return Table("Score by direction, with intervals.", tuple(columns), tuple(rows))
+
+
+def _examples(data: RunData, results: Results, settings: ReportSettings) -> list[Block]:
+    arms = list(results.scores)
+    arm = settings.candidate if settings.candidate in arms else arms[0]
+    items = results.items[results.items["arm"] == arm]
+    items = items[items["seed"] == items["seed"].min()]
+    order = ["score", *ITEM_KEY]
+    right = items[items["correct"].astype(bool)].sort_values(order, ascending=[False] + [True] * 3)
+    wrong = items[~items["correct"].astype(bool)].sort_values(order)
+    blocks: list[Block] = []
+    for part, what in ((right, "right"), (wrong, "wrong")):
+        shown = part.drop_duplicates("concept").head(settings.examples)
+        if shown.empty:
+            if settings.examples:
+                blocks.append(Note(f"The model of {arm} got no item {what}."))
+            continue
+        extreme = "highest" if what == "right" else "lowest"
+        caption = (
+            f"Examples that the model of {arm} got {what}: the {extreme} Scores, one a concept. "
+            "They were picked for being extreme and stand for nothing else."
+        )
+        blocks.append(_example_table(caption, _with_counts(shown, data.word_pairs)))
+    return blocks
+
+
+def _with_counts(shown: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    return shown.merge(pairs[[*ITEM_KEY, "pair_doc_freq"]], on=ITEM_KEY, how="left")
+
+
+def _example_table(caption: str, shown: pd.DataFrame) -> Table:
+    columns = (
+        Column("direction"), Column("source", "token"), Column("target", "token"),
+        Column("Score", "num"), Column("probability", "num"), Column("rank", "num"),
+        Column("documents with both", "num"),
+    )  # fmt: skip
+    rows = [
+        (
+            f"{row['source_lang']} \u2192 {row['target_lang']}", str(row["source"]),
+            str(row["target"]), number(row["score"]), number(row["p_gold"]),
+            count(row["rank"]), count(row["pair_doc_freq"]),
+        )
+        for row in records(shown)
+    ]  # fmt: skip
+    return Table(caption, columns, tuple(rows))
+
+
+def layers_section(
+    data: RunData,
+    results: Results,
+    settings: ReportSettings,
+    folders: Mapping[RunKey, Path],
+    figures: FigureWriter,
+) -> Section:
+    """What the logit lens reads, layer by layer."""
+    traces = data.traces
+    blocks: list[Block]
+    if traces.empty:
+        blocks = [Note(NOT_RUN.format("trace"))]
+    else:
+        present = [b for b in ("direct", "pivot") if (traces["behaviour"] == b).any()]
+        missing = [b for b in ("direct", "pivot") if b not in present]
+        blocks = []
+        if missing:
+            text = f"No item shows {' or '.join(missing)} behaviour"
+            blocks.append(Note(f"{text}, so the classes cannot be compared.", "warn"))
+        if data.layers["p_pivot"].isna().all():
+            blocks.append(Note("The trace was made without the pivots of the word pairs."))
+        blocks += [
+            figures.block(
+                layers_figure(data.layers, data.arms),
+                "Summed probability of the tokens of the source word, of the pair's pivots and of "
+                "the target word. Bands are 1.96 standard errors over concepts.",
+                "No item was classed as direct or pivot, so there are no curves.",
+            ),
+            figures.block(
+                classes_figure(traces, data.arms, results.directions),
+                "Share of each behaviour; \u201cnone\u201d are items whose words share a token.",
+                "No item was traced.",
+            ),
+            *_worked_examples(data, settings, folders),
+        ]
+    return Section(
+        id="layers",
+        title="Layers",
+        reads="The logit lens reads every layer as if it were the last. An item is direct if the "
+        "most probable token over all layers is the answer itself or belongs to the source word, "
+        "and pivot if it is another one. In pivot behaviour the pivots should rise before the "
+        "target does.",
+        limits="What the model uses: the lens shows what could be read out of a layer, not what "
+        "causes the answer. In small models early layers are mostly noise, and a random token "
+        "that wins makes an item count as pivot.",
+        blocks=tuple(blocks),
+    )
+
+
+def _worked_examples(
+    data: RunData, settings: ReportSettings, folders: Mapping[RunKey, Path]
+) -> list[Block]:
+    keys = sorted(folders, key=lambda key: (key[0] != settings.candidate, key))
+    arm, seed = keys[0]
+    traces = data.traces[(data.traces["arm"] == arm) & (data.traces["seed"] == seed)]
+    blocks: list[Block] = []
+    for behaviour in ("direct", "pivot"):
+        part = traces[traces["behaviour"] == behaviour]
+        if part.empty or "winning_prob" not in part:
+            continue
+        row = part.sort_values(["winning_prob", *ITEM_KEY], ascending=[False] + [True] * 3).iloc[0]
+        layers = read_item_layers(folders[(arm, seed)], {name: row[name] for name in ITEM_KEY})
+        rows: list[tuple[Cell, ...]] = []
+        for layer in records(layers):
+            tokens, probs = list(layer["top_tokens"])[:4], list(layer["top_probs"])[:4]
+            top = [f"{t.strip() or t} {percent(p)}" for t, p in zip(tokens, probs, strict=True)]
+            masses = [number(layer[name]) for name in ("p_source", "p_pivot", "p_target")]
+            rows.append((str(layer["layer"]), top, *masses))
+        columns = (
+            Column("layer", "num"), Column("most probable tokens", "words"),
+            Column("source", "num", "probability"), Column("pivots", "num", "probability"),
+            Column("target", "num", "probability"),
+        )  # fmt: skip
+        blocks.append(Table(
+            f"One item with {behaviour} behaviour, the one decided most clearly (arm {arm}, seed "
+            f"{seed}): {row['source']} \u2192 {row['target']}, {row['source_lang']} to "
+            f"{row['target_lang']}.",
+            columns, tuple(rows),
+        ))  # fmt: skip
+    return blocks
+
+
+def attribution_section(
+    data: RunData,
+    results: Results,
+    settings: ReportSettings,
+    palette: Palette,
+    figures: FigureWriter,
+) -> Section:
+    """Behaviour and score against how often the words stand together in the corpus."""
+    items = results.attributed
+    blocks: list[Block]
+    if items.empty:
+        blocks = [Note(NOT_RUN.format("attribute"))]
+    else:
+        never = percent(float((items["log_pair"] == 0).mean()))
+        arms = [arm for arm in data.arms if (items["arm"] == arm).any()]
+        by_pair = results.aucs["both words"]
+        blocks = [
+            Note(f"{never} of the items have words that stand together in no document."),
+            figures.block(
+                scatter_figure(items, data.arms, settings.max_points),
+                f"Each dot is an item; {count(settings.max_points)} of them are drawn at most, the "
+                "line is fitted to all.",
+                "No item has both a score and a count.",
+            ),
+            figures.block(
+                roc_figure(items, arms, results.directions, by_pair),
+                "How well the number of documents with both words tells direct from pivot items.",
+                "No direction has items of both behaviours, so there is no ROC.",
+            ),
+            figures.block(
+                auc_figure(results.aucs, palette),
+                "The same measure for three counts: if the frequency of one word alone does as "
+                "well as that of both together, co-occurrence explains nothing more.",
+                "No direction has items of both behaviours, so there is no AUC.",
+            ),
+            *_attribution_tables(results),
+        ]
+    return Section(
+        id="attribution",
+        title="Attribution",
+        reads="The claim under test: direct behaviour goes with words that often stand in the same "
+        "document, so the AUC of their joint frequency should be above 0.5, and the Score should "
+        "rise with it.",
+        limits="Cause. Frequent words are also learned better; and a class that rests on the lens "
+        "is only as good as the lens (see Layers).",
+        blocks=tuple(blocks),
+    )
+
+
+def _attribution_tables(results: Results) -> list[Block]:
+    predictors = list(results.aucs)
+    columns = [Column("arm"), Column("items", "num")]
+    columns += [Column(name, "num", "AUC for direct behaviour") for name in predictors]
+    columns += [Column(name, "num", "correlation with Score") for name in predictors]
+    rows: list[tuple[Cell, ...]] = []
+    for arm, found in results.correlations.items():
+        row = [arm, count(max(e.n for e in found.values()))]
+        row += [estimate_text(results.aucs[name][arm].overall, 2) for name in predictors]
+        row += [estimate_text(found[name], 2) for name in predictors]
+        rows.append(tuple(row))
+    caption = (
+        "Frequencies enter as log(1 + documents). AUC: mean over directions. Correlation: Pearson, "
+        "all directions together."
+    )
+    tables: list[Block] = [Table(caption, tuple(columns), tuple(rows))]
+    if results.fits:
+        terms = ("direct", "pivot", "constant", "R2")
+        fitted = [
+            (arm, *(estimate_text(found[term]) for term in terms))
+            for arm, found in results.fits.items()
+        ]
+        heads = ("direct", "pivot contribution", "constant", "R\u00b2")
+        tables.append(Table(
+            "Coefficients of Score = direct + pivot contribution + constant. Direct is log(1 + "
+            "documents with both words); the pivot contribution sums the paths through the pair's "
+            "pivots.",
+            (Column("arm"), *(Column(head, "num") for head in heads)), tuple(fitted),
+        ))  # fmt: skip
+    return tables

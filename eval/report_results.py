@@ -1,0 +1,142 @@
+"""All statistics of a run, computed once for every section that shows them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from eval.report_answer import (
+    Comparison,
+    Directions,
+    Estimate,
+    auc_by_direction,
+    chance,
+    correlation,
+    cube,
+    directions_of,
+    estimate,
+    paired,
+    seed_means,
+    two_variable_fit,
+    usable,
+)
+from eval.report_data import RunData
+from eval.report_settings import ReportSettings
+from eval.stats import Bootstrap
+
+PREDICTORS = {
+    "both words": "log_pair",
+    "source word": "log_source",
+    "target word": "log_target",
+}
+CONTRIBUTION = "pivot_contribution"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Numbers by arm; `differences` are the arms' scores minus the baseline's, paired by item."""
+
+    directions: Directions
+    items: pd.DataFrame
+    n_unscored: int
+    scores: dict[str, Comparison]
+    accuracies: dict[str, Comparison]
+    differences: dict[str, Comparison]
+    accuracy_differences: dict[str, Comparison]
+    seed_scores: dict[str, dict[int, float]]
+    seed_differences: dict[int, float]
+    groups: dict[str, dict[str, Comparison]]
+    chance: float
+    attributed: pd.DataFrame
+    aucs: dict[str, dict[str, Comparison]]
+    correlations: dict[str, dict[str, Estimate]]
+    fits: dict[str, dict[str, Estimate]]
+
+    def difference(self, arm: str) -> Estimate:
+        """Score of `arm` minus that of the baseline; NaN where one of them was not evaluated."""
+        if arm in self.differences:
+            return self.differences[arm].overall
+        return Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
+    """Scores, differences, AUCs, correlations and fits of every arm."""
+    bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
+    everything = data.evaluation
+    items = usable(everything)
+    places = [f for f in (items, data.traces, data.attribution) if len(f)]
+    directions = directions_of(pd.concat(places), data.languages) if places else []
+    parts = by_arm(items, data.arms)
+    arms = list(parts)
+    scores = {arm: cube(part, "score", directions) for arm, part in parts.items()}
+    hits = {arm: cube(part, "correct", directions) for arm, part in parts.items()}
+    base = settings.baseline
+    others = [arm for arm in arms if arm != base] if base in arms else []
+    pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
+    attributed = usable(data.attribution)
+    attributed_by_arm = by_arm(attributed, data.arms)
+    known = {name: column for name, column in PREDICTORS.items() if column in attributed}
+    aucs = {
+        name: {
+            arm: auc_by_direction(part, column, directions, bootstrap)
+            for arm, part in attributed_by_arm.items()
+        }
+        for name, column in known.items()
+    }
+    return Results(
+        directions=directions,
+        items=items,
+        n_unscored=len(everything) - len(items),
+        scores={arm: estimate(one, bootstrap) for arm, one in scores.items()},
+        accuracies={arm: estimate(one, bootstrap) for arm, one in hits.items()},
+        differences={arm: estimate(one, bootstrap) for arm, one in pairs.items()},
+        accuracy_differences={
+            arm: estimate(paired(hits[arm], hits[base]), bootstrap) for arm in others
+        },
+        seed_scores={arm: seed_means(one) for arm, one in scores.items()},
+        seed_differences=seed_means(pairs[settings.candidate])
+        if settings.candidate in pairs
+        else {},
+        groups=_groups(parts, directions, bootstrap),
+        chance=chance(items),
+        attributed=attributed,
+        aucs=aucs,
+        correlations={
+            arm: {name: correlation(part, column, bootstrap) for name, column in known.items()}
+            for arm, part in attributed_by_arm.items()
+        },
+        fits={
+            arm: two_variable_fit(part, CONTRIBUTION, bootstrap)
+            for arm, part in attributed_by_arm.items()
+            if CONTRIBUTION in part
+        },
+    )
+
+
+def _groups(
+    parts: dict[str, pd.DataFrame], directions: Directions, bootstrap: Bootstrap
+) -> dict[str, dict[str, Comparison]]:
+    names = sorted({
+        str(name)
+        for part in parts.values()
+        if "group" in part
+        for name in part["group"].dropna().unique()
+        if name
+    })  # fmt: skip
+    return {
+        name: {
+            arm: estimate(cube(part[part["group"] == name], "score", directions), bootstrap)
+            for arm, part in parts.items()
+            if (part["group"] == name).any()
+        }
+        for name in names
+    }
+
+
+def by_arm(items: pd.DataFrame, arms: list[str]) -> dict[str, pd.DataFrame]:
+    """The items of each arm that has any."""
+    if items.empty:
+        return {}
+    return {arm: items[items["arm"] == arm] for arm in arms if (items["arm"] == arm).any()}

@@ -1,0 +1,248 @@
+"""The parts of the report that compute: texts, statistics, readers, colours."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from eval.chart_style import make_palette
+from eval.charts import Axis, DotPanel, DotSeries, Panel, Series, XYChart, dot_limits
+from eval.charts_static import draw, encode
+from eval.report_answer import (
+    Estimate,
+    auc_by_direction,
+    cube,
+    directions_of,
+    estimate,
+    paired,
+    usable,
+    verdict,
+)
+from eval.report_data import read_proportions
+from eval.report_page import Column, Table
+from eval.report_text import (
+    count,
+    interval,
+    listing,
+    number,
+    percent,
+    plotly_text,
+    script_json,
+    script_kind,
+    short_count,
+    signed,
+    visible,
+)
+from eval.stats import Bootstrap
+from mining.common.shards import write_table
+
+BOOTSTRAP = Bootstrap(200, 0.95, 0)
+
+
+@given(st.text())
+def test_script_json_cannot_end_its_element_and_says_the_same(text):
+    made = str(script_json({"text": text}))
+    assert not set("<>&\u2028\u2029") & set(made)
+    assert json.loads(made) == {"text": text}
+
+
+@given(st.text())
+def test_plotly_text_has_no_markup_of_strangers(text):
+    shown = plotly_text(text, 1000)
+    assert "<" not in shown
+    assert ">" not in shown
+    assert "$" not in shown
+    assert not re.search(r"&(?!amp;|lt;|gt;|#36;)", shown)
+
+
+@given(st.text(max_size=200))
+def test_visible_text_is_short_and_printable(text):
+    shown = visible(text, 20)
+    assert len(shown) <= 20 * 8 + 1
+    assert not any(ord(char) < 32 or 0x202A <= ord(char) <= 0x202E for char in shown)
+
+
+def test_numbers():
+    assert number(-0.0004) == "0.000"
+    assert number(-0.5, 1) == "\u22120.5"
+    assert number(float("nan")) == number(None) == "\u2013"
+    assert signed(0.5, 1) == "+0.5"
+    assert signed(-0.5, 1) == "\u22120.5"
+    assert percent(0.1234) == "12.3%"
+    assert count(1234567) == "1,234,567"
+    assert short_count(25_200_000) == "25.2 M"
+    assert short_count(22_500) == "22,500"
+    assert interval(0.5, 0.4, 0.6, 1) == "0.5 [0.4, 0.6]"
+    assert listing(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (" word", "Latin"),
+        ("\u2581mot", "Latin"),
+        ("漢字", "Han"),
+        ("カタ", "Kana"),
+        ("漢か", "mixed scripts"),
+        (" 2024", "digits"),
+        ("--", "no letters"),
+        ("<0xE3>", "byte piece"),
+        ("слово", "Cyrillic"),
+        ("", "no letters"),
+    ],
+)
+def test_kinds_of_script(text, kind):
+    assert script_kind(text) == kind
+
+
+def make_items(scores: dict[tuple[str, str, str], float], seed: int = 0) -> pd.DataFrame:
+    return pd.DataFrame([
+        {"concept": c, "source_lang": a, "target_lang": b, "seed": seed, "score": score,
+         "source": "x", "target": "y"}
+        for (c, a, b), score in scores.items()
+    ])  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_paired_differences_are_means_of_direction_means(seed):
+    rng = np.random.default_rng(seed)
+    keys = [(f"c{i}", a, b) for i in range(6) for a, b in (("en", "fr"), ("fr", "en"))]
+    keys = [key for key in keys if rng.random() < 0.8] or keys
+    first = {key: float(rng.normal()) for key in keys}
+    second = {key: float(rng.normal()) for key in keys if rng.random() < 0.9} or first
+    pairs = directions_of(make_items(first), ["en", "fr"])
+    found = estimate(
+        paired(
+            cube(make_items(first), "score", pairs),
+            cube(make_items(second), "score", pairs),
+        ),
+        BOOTSTRAP,
+    )
+    shared = [key for key in first if key in second]
+    means = []
+    for a, b in pairs:
+        values = [first[k] - second[k] for k in shared if k[1:] == (a, b)]
+        if values:
+            means.append(np.mean(values))
+            assert found.directions[(a, b)].value == pytest.approx(means[-1])
+            assert found.directions[(a, b)].n == len(values)
+    if means:
+        assert found.overall.value == pytest.approx(np.mean(means))
+        assert found.overall.low <= found.overall.high
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    rng = np.random.default_rng(0)
+    keys = [(f"c{i}", "en", "fr") for i in range(40)]
+    one = {key: float(rng.normal(0, 0.05)) for key in keys}
+    apart = pd.concat([
+        make_items({k: v + shift for k, v in one.items()}, seed)
+        for seed, shift in ((0, -0.5), (1, 0.0), (2, 0.5))
+    ])  # fmt: skip
+    pairs = directions_of(apart, ["en", "fr"])
+    alone = estimate(cube(make_items(one), "score", pairs), BOOTSTRAP).overall
+    together = estimate(cube(apart, "score", pairs), BOOTSTRAP).overall
+    assert together.value == pytest.approx(alone.value)
+    assert together.high - together.low > 5 * (alone.high - alone.low)
+
+
+def test_verdicts():
+    assert verdict(Estimate(0.2, 0.1, 0.3, 5)) == "better"
+    assert verdict(Estimate(-0.2, -0.3, -0.1, 5)) == "worse"
+    assert verdict(Estimate(0.1, -0.1, 0.3, 5)) == "open"
+    assert verdict(Estimate(0.1, float("nan"), float("nan"), 1)) == "unknown"
+
+
+def test_usable_leaves_out_equal_words_and_unscored_items():
+    items = make_items({("a", "en", "fr"): 1.0, ("b", "en", "fr"): np.nan, ("c", "en", "fr"): 2.0})
+    items.loc[items["concept"] == "c", "target"] = "x"
+    assert list(usable(items)["concept"]) == ["a"]
+
+
+def test_auc_is_that_of_scikit_learn():
+    rng = np.random.default_rng(3)
+    n = 120
+    items = pd.DataFrame({
+        "concept": [f"c{i % 30}" for i in range(n)],
+        "source_lang": ["en" if i % 2 else "fr" for i in range(n)],
+        "target_lang": ["fr" if i % 2 else "en" for i in range(n)],
+        "behaviour": rng.choice(["direct", "pivot", "none"], n),
+        "log_pair": np.log1p(rng.poisson(2, n)),
+    })  # fmt: skip
+    pairs = directions_of(items, ["en", "fr"])
+    found = auc_by_direction(items, "log_pair", pairs, BOOTSTRAP)
+    expected = []
+    for pair in pairs:
+        part = items[(items["source_lang"] == pair[0]) & (items["behaviour"] != "none")]
+        expected.append(roc_auc_score(part["behaviour"] == "direct", part["log_pair"]))
+        assert found.directions[pair].value == pytest.approx(expected[-1])
+    assert found.overall.value == pytest.approx(np.mean(expected))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 5))
+def test_proportions_do_not_depend_on_the_shards(tmp_path_factory, seed, shards):
+    rng = np.random.default_rng(seed)
+    n = 60
+    tokens = rng.integers(1, 200, n)
+    pivots = (tokens * rng.random(n)).astype(int)
+    frame = pd.DataFrame({
+        "id": [f"d{i}" for i in range(n)], "lang": rng.choice(["en", "ja"], n),
+        "source": rng.choice(["a", "b"], n), "n_tokens": tokens, "n_pivots": pivots,
+        "proportion": pivots / tokens,
+    })  # fmt: skip
+    folder = tmp_path_factory.mktemp("score")
+    for k, rows in enumerate(np.array_split(np.arange(n), shards)):
+        table = pa.Table.from_pandas(frame.iloc[rows], preserve_index=False)
+        write_table(folder / "scores" / f"{k:05d}.parquet", table)
+    found = read_proportions(folder, 3, 50)
+    sums = frame.groupby(["lang", "source"])[["n_tokens", "n_pivots"]].sum()
+    for row in found.by_source.itertuples():
+        assert (row.tokens, row.pivots) == tuple(sums.loc[(row.lang, row.source)])
+    for lang, part in frame.groupby("lang"):
+        assert found.histogram[lang].sum() == len(part)
+        assert found.quantile(lang, 0.5) == pytest.approx(
+            np.quantile(part["proportion"], 0.5, method="inverted_cdf"), abs=0.002
+        )
+        long = part[part["n_tokens"] >= 50].sort_values("proportion", ascending=False)
+        assert [row[2] for row in found.richest[lang]] == list(long["id"][:3])
+
+
+def test_colours_are_fixed_by_name():
+    whole = make_palette(["original", "random", "pivot"], ["en", "fr"])
+    part = make_palette(["pivot", "mine"], ["fr", "xx"])
+    assert part.arms["pivot"] == whole.arms["pivot"]
+    assert part.languages["fr"] == whole.languages["fr"]
+    assert len(set(part.arms.values()) | set(part.languages.values())) == 4
+
+
+def test_tokens_are_no_formulas_in_static_figures():
+    series = Series("a $\\frac{1}$ b", "#000000", [1.0, 2.0], [1.0, 2.0], mode="points",
+                    labels={0: "$\\bad{$", 1: "\x00<&>"})  # fmt: skip
+    other = Series("漢字", "#111111", [1.0], [2.0], mode="points")
+    chart = XYChart("x", "x", (Panel("$y$", (series, other)),), Axis("x"), Axis("y"), columns=1)
+    assert encode(draw(chart), "png") == encode(draw(chart), "png")
+    svg = encode(draw(chart), "svg")
+    assert svg == encode(draw(chart), "svg")
+    assert b"<dc:date>" not in svg
+
+
+def test_dot_limits_hold_intervals_and_reference():
+    panel = DotPanel("", Axis("x"), (DotSeries("a", "#000000", [0.2], [0.1], [0.3]),), 0.0)
+    low, high = dot_limits(panel)
+    assert low < 0.0 < 0.3 < high
+
+
+def test_heads_over_columns():
+    columns = (Column("a"), Column("b", "num", "g"), Column("c", "num", "g"), Column("d"))
+    assert Table("", columns, ()).groups() == [("", 1), ("g", 2), ("", 1)]
+    assert Table("", (Column("a"),), ()).groups() == []
