@@ -7,6 +7,7 @@ Every command reads the same file, so that `pivots count --config my.yaml` does 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import sys
 import typing
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from eval.report_settings import ReportSettings
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
-from training.settings import TrainSettings, WandbSettings
-
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
 from mining.settings import (
@@ -34,6 +34,7 @@ from mining.settings import (
     WordsSettings,
     WorldSettings,
 )
+from training.settings import TrainSettings, WandbSettings
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,21 @@ def parse_config(argv: Sequence[str], command: str, default: Path | None = None)
     arguments = list(argv)
     if default is not None and not any(a.startswith("--config") for a in arguments):
         arguments = ["--config", str(default), *arguments]
+    for file in _config_files(arguments):
+        _check_sections(Path(file))
     try:
         values = parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:
         raise SettingsError(f"{_named_files(arguments)}{_one_line(error)}") from None
     del values["config"]
     try:
-        built = parser.instantiate(values)
+        return RunConfig(**vars(parser.instantiate(values)))
     except SettingsError as error:
-        where = _paths_by_type().get(error.settings_type, "")
+        where = _paths_by_type().get(error.settings_type or RunConfig, "")
         key = f"{where}.{error.key}" if where else error.key
         on_line = any(a.split("=")[0] == f"--{key}" for a in arguments)
         place = "command line: " if on_line else _named_files(arguments)
         raise SettingsError(f"{place}{where}{'.' if where else ''}{error}") from None
-    return RunConfig(**vars(built))
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -211,10 +213,33 @@ def _paths_by_type() -> dict[type, str]:
     return found
 
 
-def _named_files(arguments: Sequence[str]) -> str:
+def _config_files(arguments: Sequence[str]) -> list[str]:
     files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
-    files += [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+    return files + [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+
+
+def _named_files(arguments: Sequence[str]) -> str:
+    files = _config_files(arguments)
     return ", ".join(files) + ": " if files else ""
+
+
+def _check_sections(path: Path) -> None:
+    """Name a file that is no mapping, or an unknown section, which the parser may pass over."""
+    if not path.is_file():
+        raise SettingsError(f"{path}: no such config file")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {_one_line(error)}") from None
+    if value is not None and not isinstance(value, dict):
+        raise SettingsError(f"{path}: found a {type(value).__name__}, expected sections with keys")
+    for key in value or {}:
+        if key not in _sections():
+            near = difflib.get_close_matches(str(key), _sections(), n=1)
+            hint = (
+                f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(_sections())}"
+            )
+            raise SettingsError(f"{path}: unknown key '{key}'{hint}")
 
 
 def _one_line(error: Exception) -> str:

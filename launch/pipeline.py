@@ -89,6 +89,9 @@ class Plan:
             named.append(Model(label, config.seeds[0], name, revision))
         return [model for model in trained + named if self._wanted(model.label, model.seed)]
 
+    def _folders(self, stage: str, models: list[tuple[str, int]]) -> dict[tuple[str, int], Path]:
+        return {(label, seed): self.folder(stage) / label / str(seed) for label, seed in models}
+
     def _wanted(self, label: str, seed: int) -> bool:
         only = self.config.only
         return not only or label in only or f"{label}/{seed}" in only
@@ -246,19 +249,22 @@ class Plan:
             from eval.report import ReportInputs, run_report
 
             models = [(model.label, model.seed) for model in self.models()]
-            arms = [pair for pair in models if pair[0] in self.config.mix.arms]
-            per_model = {
-                stage: {
-                    pair: self.folder(stage) / pair[0] / str(pair[1])
-                    for pair in (arms if stage == "train" else models)
-                }
-                for stage in ("train", "evaluate", "trace", "attribute")
-            }
-            shared = {
-                stage: self.folder(stage)
-                for stage in ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-            }
-            run_report(self.config.report, out, ReportInputs(**shared, **per_model, task=self.task))
+            trained = [pair for pair in models if pair[0] in self.config.mix.arms]
+            inputs = ReportInputs(
+                tokenizer=self.folder("tokenizer"),
+                tokenize=self.folder("tokenize"),
+                count=self.folder("count"),
+                words=self.folder("words"),
+                pivots=self.folder("pivots"),
+                score=self.folder("score"),
+                mix=self.folder("mix"),
+                train=self._folders("train", trained),
+                evaluate=self._folders("evaluate", models),
+                trace=self._folders("trace", models),
+                attribute=self._folders("attribute", models),
+                task=self.task,
+            )
+            run_report(self.config.report, out, inputs, self.config.seed)
 
         yield self._job("report", run)
 

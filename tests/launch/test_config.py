@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.cli import main
+from launch.config import STAGES, RunConfig, parse_config, save_config
+from launch.pipeline import Plan, find_task, select_jobs
+from mining.common.errors import InputError, SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "launch" not in p.parts)
+
+
+def write(tmp_path: Path, value: Any) -> str:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return str(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_config_of_the_repository_loads_and_is_read_back(path: Path, tmp_path: Path) -> None:
+    config = parse_config(["--config", str(path)], "run")
+    save_config(config, tmp_path / "saved.yaml")
+    assert parse_config(["--config", str(tmp_path / "saved.yaml")], "run") == config
+
+
+def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    config = write(tmp_path, {"count": {"top_items": 50}, "mix": {"languages": {"fr": 0.5}}})
+    parsed = parse_config(["--config", config, "--count.top_items", "60"], "count")
+    assert parsed.count.top_items == 60
+    assert parsed.mix.languages == {"fr": 0.5}
+    assert parsed.pivots == RunConfig().pivots
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "message"),
+    [
+        ({"count": {"bar": 1}}, [], r"c\.yaml: .*count.*bar"),
+        ({"countt": {}}, [], r"c\.yaml: .*countt"),
+        ({"count": {"top_items": "x"}}, [], r"c\.yaml: .*count\.top_items.*int"),
+        ({"count": {"top_items": 1}}, [], r"c\.yaml: count\.top_items: found 1, expected between"),
+        ({"train": {"model": {"n_layers": 0}}}, [], r"c\.yaml: train\.model\.n_layers: found 0"),
+        ({"seeds": []}, [], r"c\.yaml: seeds: found \(\), expected at least one"),
+        ({}, ["--count.top_items", "1"], r"command line: count\.top_items: found 1"),
+        ({}, ["--count.nothing", "1"], r"count\.nothing"),
+        ({"inputs": {"nostage": "x"}}, [], r"inputs: .*expected names of stages"),
+        ({"train": {"duration": "5 apples"}}, [], r"duration: found '5 apples'"),
+    ],
+)
+def test_mistakes_are_named_with_key_and_place(
+    tmp_path: Path, value: Any, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse_config(["--config", write(tmp_path, value), *arguments], "run")
+
+
+def test_mistakes_end_the_command_with_a_code_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["count", "--config", write(tmp_path, {"count": {"top_items": 0}})]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "count.top_items: found 0" in error
+    assert main(["frobnicate"]) == 1
+    assert "no command 'frobnicate'" in capsys.readouterr().err
+    assert main(["lineage", str(tmp_path / "nothing")]) == 3
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES])
+def test_help_shows_the_stages_own_settings(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--help"], command)
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--out" in text
+    if command in STAGES:
+        for section in STAGES[command][1]:
+            assert f"--{section}." in text
+        assert ("--train." in text) == (command == "train")
+
+
+def test_every_setting_is_explained() -> None:
+    """--help has a line of its own for each field."""
+
+    def walk(cls: type) -> None:
+        for field in dataclasses.fields(cls):
+            assert f"\n        {field.name}: " in (cls.__doc__ or ""), (
+                f"{cls.__name__}.{field.name}"
+            )
+            if dataclasses.is_dataclass(field.default_factory):
+                walk(field.default_factory)  # type: ignore[arg-type]
+
+    walk(RunConfig)
+
+
+def test_help_answers_within_a_second() -> None:
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "launch.cli", "count", "--help"], check=True, capture_output=True
+        )
+        took.append(time.monotonic() - start)
+    assert min(took) < 1.5, took  # a second on a quiet machine
+
+
+def test_print_config_is_a_config(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.cli", "run", "--seed", "7", "--print_config"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    (tmp_path / "p.yaml").write_text(done.stdout)
+    assert parse_config(["--config", str(tmp_path / "p.yaml")], "run").seed == 7
+
+
+def test_plan_fans_out_over_arms_seeds_and_models() -> None:
+    config = RunConfig(
+        out="r", seeds=(0, 5), models={"m": "hub/id@v1"}, inputs={"count": "elsewhere"}
+    )
+    plan = Plan(config)
+    names = [job.name for job in plan.jobs()]
+    assert names[0] == "world"
+    assert names[-1] == "report"
+    assert names.count("train/pivot/5") == 1
+    assert "evaluate/m/0" in names
+    assert "train/m/0" not in names
+    assert plan.folder("count") == Path("elsewhere")
+    assert [m.revision for m in plan.models() if m.label == "m"] == ["v1"]
+    only = Plan(dataclasses.replace(config, only=("random/5", "m")))
+    assert [job.name for job in select_jobs(only, "train")] == ["train/random/5"]
+    assert [job.name for job in select_jobs(only, "trace")] == ["trace/random/5", "trace/m/0"]
+    with pytest.raises(SettingsError, match="nothing to do"):
+        select_jobs(Plan(dataclasses.replace(config, only=("x",))), "train")
+
+
+def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:
+    assert find_task("words-small").name == "words_small.yaml"
+    (tmp_path / "t.yaml").write_text("x")
+    assert find_task(str(tmp_path / "t.yaml")) == tmp_path / "t.yaml"
+    with pytest.raises(InputError, match="words-small"):
+        find_task("nothing")
