@@ -272,7 +272,7 @@ def _cards(data: RunData, results: Results, settings: ReportSettings) -> list[Ca
     n_pivots = int(data.items["is_pivot"].astype(bool).sum())
     found = results.difference(a)
     cards = [
-        Card(f"Score, {a} minus {b}", signed(found.value), _range(found), strong=True),
+        Card(f"Score, {a} minus {b}", signed(found.value), f"{percent(settings.confidence, 0)} interval {_range(found)}", strong=True),
     ]
     for arm in (a, b):
         if arm in results.accuracies:
