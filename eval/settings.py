@@ -1,0 +1,147 @@
+"""Settings of the evaluation stages: one frozen dataclass a stage, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mining.common.errors import check_setting
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Form = Literal["source", "target"]
+
+
+def _check_shared(settings: EvaluateSettings | TraceSettings) -> None:
+    s = settings
+    check_setting(s, "examples", s.examples >= 0, "at least 0")
+    check_setting(s, "max_items", s.max_items is None or s.max_items >= 1, "at least 1, or null")
+    check_setting(
+        s, "min_doc_freq", s.min_doc_freq is None or s.min_doc_freq >= 1, "at least 1, or null"
+    )
+    check_setting(s, "batch_tokens", s.batch_tokens >= 1, "at least 1")
+    check_setting(
+        s,
+        "device",
+        s.device in ("auto", "cpu", "cuda", "mps") or s.device.startswith("cuda:"),
+        "auto, cpu, mps, cuda or cuda:N",
+    )
+    _check_intervals(s)
+
+
+def _check_intervals(settings: EvaluateSettings | TraceSettings | AttributeSettings) -> None:
+    s = settings
+    check_setting(s, "bootstrap_samples", s.bootstrap_samples >= 1, "at least 1")
+    check_setting(s, "confidence", 0 < s.confidence < 1, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Scores a model on the word-translation task (METHOD section 1).
+
+    Attributes:
+        draws: draws of worked examples for each item.
+        examples: worked examples in a prompt.
+        max_items: items per direction, at most, chosen by a hash of the concept (the same concepts
+            in every direction, for every model and seed); null takes all.
+        min_doc_freq: only concepts whose words stand in at least this many documents in both
+            languages (needs the words stage); null takes all.
+        forms: source (the paper's score: wrong source words for the right answer), and target too
+            (wrong answers for the right source word).
+        prefix_cache: compute the shared start of an item's prompts once: auto does if a probe shows
+            that this model gives the same numbers that way, on and off force it.
+        revision: revision of a hub model; null takes its default.
+        batch_tokens: tokens, padding included, whose keys and values are held at a time.
+        device: auto, cpu, mps, cuda or cuda:N.
+        dtype: of the weights; auto is float32 on a CPU, else bfloat16 where the device has it.
+        bootstrap_samples: samples of concepts that the intervals come from.
+        confidence: level of the intervals.
+    """
+
+    draws: int = 5
+    examples: int = 5
+    max_items: int | None = None
+    min_doc_freq: int | None = None
+    forms: tuple[Form, ...] = ("source",)
+    prefix_cache: Literal["auto", "on", "off"] = "auto"
+    revision: str | None = None
+    batch_tokens: int = 16384
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    bootstrap_samples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_setting(self, "draws", self.draws >= 1, "at least 1")
+        forms_ok = "source" in self.forms and len(set(self.forms)) == len(self.forms)
+        check_setting(self, "forms", forms_ok, "source, or source and target")
+        _check_shared(self)
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Follows the answer through the layers with the logit lens (METHOD section 2).
+
+    Attributes:
+        examples: worked examples in a prompt; the prompt is the first draw of the evaluation's.
+        max_items: items per direction, at most; null takes all. The same items as in evaluate.
+        min_doc_freq: only concepts whose words stand in at least this many documents in both
+            languages (needs the words stage); null takes all.
+        top_k: most likely tokens kept for each layer.
+        pivots: pivots of a pair (the strongest of pair_pivots) whose probability is summed.
+        threshold: the alternative rule calls an item pivot if a token of neither word reaches this
+            probability in any layer.
+        embeddings: also show the embeddings as layer 0; they never vote.
+        final_norm: path of the model's final normalisation module; null finds it.
+        blocks: path of the model's list of blocks; null finds it.
+        revision: revision of a hub model; null takes its default.
+        batch_tokens: tokens, padding included, in a batch.
+        device: auto, cpu, mps, cuda or cuda:N.
+        dtype: of the weights; auto is float32 on a CPU, else bfloat16 where the device has it.
+        bootstrap_samples: samples of concepts that the intervals come from.
+        confidence: level of the intervals.
+    """
+
+    examples: int = 5
+    max_items: int | None = None
+    min_doc_freq: int | None = None
+    top_k: int = 10
+    pivots: int = 50
+    threshold: float = 0.1
+    embeddings: bool = False
+    final_norm: str | None = None
+    blocks: str | None = None
+    revision: str | None = None
+    batch_tokens: int = 16384
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    bootstrap_samples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_setting(self, "top_k", 1 <= self.top_k <= 1000, "between 1 and 1000")
+        check_setting(self, "pivots", self.pivots >= 1, "at least 1")
+        check_setting(self, "threshold", 0 < self.threshold <= 1, "above 0, at most 1")
+        _check_shared(self)
+
+
+@dataclass(frozen=True)
+class AttributeSettings:
+    """Ties behaviours and scores to the corpus counts (METHOD section 2, Attribution).
+
+    Attributes:
+        rule: the classification used: winner (METHOD's, the default) or any (the alternative).
+        pivots: pivots of a pair that its pivot contribution sums over, the strongest; null for all.
+        bootstrap_samples: samples of concepts that the intervals come from.
+        confidence: level of the intervals.
+    """
+
+    rule: Literal["winner", "any"] = "winner"
+    pivots: int | None = None
+    bootstrap_samples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_setting(
+            self, "pivots", self.pivots is None or self.pivots >= 1, "at least 1, or null"
+        )
+        _check_intervals(self)

@@ -1,0 +1,156 @@
+"""Small tokenizers, models and tasks, built in code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from mining.common.tokenizer import Tokenizer, load_tokenizer
+
+EOS = "</s>"
+TEMPLATE = {
+    "instruction": "Please translate words from {source_language} to {target_language} .\n\n",
+    "example": "{source_language} : {source}\n{target_language} : {target}\n\n",
+    "query": "{source_language} : {source}\n{target_language} :",
+    "answer": " {target}",
+}
+
+
+def save_tokenizer(engine: Engine, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def word_level(tmp_path: Path) -> Callable[..., Tokenizer]:
+    """A tokenizer with one id for each word between spaces; `folder` keeps it there."""
+
+    def make(texts: Sequence[str], folder: Path | None = None) -> Tokenizer:
+        words = sorted({word for text in texts for word in text.split()})
+        vocab = {word: i for i, word in enumerate(["<unk>", EOS, *words])}
+        engine = Engine(models.WordLevel(vocab, unk_token="<unk>"))
+        engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        engine.add_special_tokens([EOS])
+        return load_tokenizer(save_tokenizer(engine, folder or tmp_path / "word-level"))
+
+    return make
+
+
+@pytest.fixture
+def byte_bpe(tmp_path: Path) -> Callable[[Sequence[str], int], Tokenizer]:
+    """A byte-level BPE tokenizer (GPT-2's kind) trained on a few texts."""
+
+    def make(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+        engine = Engine(models.BPE())
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        engine.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        engine.train_from_iterator(texts, trainer)
+        return load_tokenizer(save_tokenizer(engine, tmp_path / "byte-bpe"))
+
+    return make
+
+
+@pytest.fixture
+def metaspace(tmp_path: Path) -> Callable[[Sequence[str]], Tokenizer]:
+    """A unigram tokenizer with a visible space (SentencePiece's kind) of the given pieces."""
+
+    def make(pieces: Sequence[str]) -> Tokenizer:
+        scored = [("<unk>", 0.0), (EOS, 0.0), *((piece, -float(len(pieces))) for piece in pieces)]
+        engine = Engine(models.Unigram(scored, unk_id=0, byte_fallback=False))
+        engine.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        engine.decoder = decoders.Metaspace(prepend_scheme="first")
+        engine.add_special_tokens([EOS])
+        return load_tokenizer(save_tokenizer(engine, tmp_path / "metaspace"))
+
+    return make
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Any]:
+    """A random transformers model by family; equal arguments give equal weights."""
+
+    def make(family: str, vocab_size: int, seed: int = 0, **more: Any) -> Any:
+        import transformers as t
+
+        torch.manual_seed(seed)
+        gpt2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
+        kinds: dict[str, Callable[[], Any]] = {
+            "llama": lambda: t.LlamaConfig(**SIZES, num_key_value_heads=2, **more),
+            "neox": lambda: t.GPTNeoXConfig(**SIZES, **more),
+            "olmo": lambda: t.OlmoConfig(**SIZES, **more),
+            "olmo2": lambda: t.Olmo2Config(**SIZES, **more),
+            "qwen2": lambda: t.Qwen2Config(**SIZES, num_key_value_heads=2, **more),
+            "gemma2": lambda: t.Gemma2Config(
+                **SIZES, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, **more
+            ),
+            "mistral": lambda: t.MistralConfig(**SIZES, num_key_value_heads=2, **more),
+            "gpt2": lambda: t.GPT2Config(**gpt2, **more),
+            "bloom": lambda: t.BloomConfig(hidden_size=32, n_layer=3, n_head=4, **more),
+        }
+        config = kinds[family]()
+        config.vocab_size = vocab_size
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, None)
+        net = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            # Larger weights than a training start's, so that predictions are far from uniform.
+            for parameter in net.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(8)
+        return net.eval()
+
+    return make
+
+
+@pytest.fixture
+def word_task() -> Callable[..., Path]:
+    """A task file of made-up words: w-en-3 and so on; concept 0 is the same in every language."""
+
+    def make(folder: Path, n: int, langs: Sequence[str] = ("en", "fr"), groups: int = 0) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        header = ["id", "pos", "class", *langs, "group"]
+        lines = ["\t".join(header)]
+        for i in range(n):
+            words = ["same" if i == 0 else f"w{lang}{i}" for lang in langs]
+            group = f"g{i % groups}" if groups else ""
+            lines.append("\t".join([f"c{i}", "noun", f"k{i % 2}", *words, group]))
+        (folder / "concepts.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+        names = {lang: f"Language-{lang}" for lang in langs}
+        task = {
+            "format": 1,
+            "name": "made-up",
+            "version": 1,
+            "license": "CC0-1.0",
+            "languages": names,
+            **TEMPLATE,
+            "concepts": "concepts.tsv",
+        }
+        # JSON is YAML.
+        (folder / "task.yaml").write_text(json.dumps(task), "utf-8")
+        return folder / "task.yaml"
+
+    return make

@@ -1,0 +1,151 @@
+"""The logit lens: equality with output_hidden_states, and a model whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eval.behaviour import classify
+from eval.lens import batches_by_length, block_states, find_parts, read_layers
+from eval.models import unembed, wrap_model
+from eval.scoring import pad_right
+from mining.common.errors import InputError
+
+VOCAB = 50
+FAMILIES = ("llama", "gpt2", "neox", "olmo", "olmo2", "qwen2", "bloom", "gemma2")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_to_output_hidden_states(family: str, tiny_model: Any, word_level: Any) -> None:
+    net = tiny_model(family, VOCAB)
+    model = wrap_model(net, word_level(["a"]), family)
+    parts = find_parts(model, None, None)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, VOCAB, n).tolist() for n in (9, 4, 12)]
+    sets = [tuple(frozenset(rng.integers(0, VOCAB, 5).tolist()) for _ in range(2)) for _ in "abc"]
+    answers = [3, 4, 5]
+    readings = read_layers(model, parts, sequences, sets, answers, top_k=4, embeddings=True)
+    assert len(readings) == 1 + 3
+    for i, ids in enumerate(sequences):
+        with torch.inference_mode():
+            output = net(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        for layer, reading in enumerate(readings):
+            state = output.hidden_states[layer][0, -1]
+            with torch.inference_mode():
+                # The last entry of transformers is normed already.
+                logits = unembed(net, state if layer == 3 else parts.norm(state))
+                p = torch.softmax(logits, dim=-1).double().numpy()
+            best = np.argsort(-p, kind="stable")[:4]
+            np.testing.assert_array_equal(reading.top_ids[i], best)
+            np.testing.assert_allclose(reading.top_probs[i], p[best], atol=1e-5)
+            masses = [p[sorted(members)].sum() for members in sets[i]]
+            np.testing.assert_allclose(reading.masses[i], masses, atol=1e-5)
+            entropy = -(p * np.log(np.maximum(p, 1e-300))).sum()
+            assert reading.entropy[i] == pytest.approx(entropy, abs=1e-4)
+            assert reading.rank[i] == 1 + (p > p[answers[i]] * (1 + 1e-5)).sum()
+
+
+def test_hooks_are_removed_whatever_happens(tiny_model: Any, word_level: Any) -> None:
+    model = wrap_model(tiny_model("llama", VOCAB), word_level(["a"]), "tiny")
+    parts = find_parts(model, None, None)
+    ids, mask = pad_right([[1, 2], [3]], model.device)
+    with pytest.raises(IndexError):
+        block_states(model, parts, ids, mask, torch.tensor([9, 9]), embeddings=True)
+    for block in parts.blocks:
+        assert not block._forward_hooks
+        assert not block._forward_pre_hooks
+
+
+def test_named_modules_and_clear_errors(tiny_model: Any, word_level: Any) -> None:
+    net = tiny_model("llama", VOCAB)
+    model = wrap_model(net, word_level(["a"]), "tiny")
+    assert find_parts(model, "model.norm", "model.layers").norm is net.model.norm
+    with pytest.raises(InputError, match=r"final_norm: tiny has no module 'model\.nrm'"):
+        find_parts(model, "model.nrm", None)
+    with pytest.raises(InputError, match=r"blocks: model\.norm in tiny is a LlamaRMSNorm"):
+        find_parts(model, None, "model.norm")
+    torch.nn.init.uniform_(net.model.norm.weight)
+    torch.nn.init.uniform_(net.model.layers[0].input_layernorm.weight)
+    with pytest.raises(InputError, match="does not give the model's own logits"):
+        find_parts(model, "model.layers.0.input_layernorm", None)
+    net.model.last = net.model.norm
+    del net.model.norm
+    with pytest.raises(InputError, match="final_norm: not found"):
+        find_parts(model, None, None)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_hand_built_model_shows_its_known_answer(direct: bool, word_level: Any) -> None:
+    """Two blocks that only write: the first a pivot (or the target), the second the target."""
+    source, pivot, target = 1, 2, 3
+    model = wrap_model(_writer(source, pivot, target, direct), word_level(["a"]), "writer")
+    parts = find_parts(model, None, None)
+    sets = [(frozenset({source}), frozenset({pivot}), frozenset({target}))]
+    readings = read_layers(model, parts, [[5, source]], sets, [target], 3, embeddings=True)
+    top = [int(reading.top_ids[0, 0]) for reading in readings]
+    assert top == [source, target if direct else pivot, target]
+    # The residual stream after each write, root-mean-square normed, is known in closed form.
+    first = target if direct else pivot
+    states = [{source: 1.0}, {source: 1.0, first: 3.0}]
+    states.append({**states[1], target: states[1].get(target, 0.0) + 4.0})
+    for reading, state in zip(readings, states, strict=True):
+        stream = np.array([state.get(t, 0.0) for t in range(8)])
+        logits = 4 * stream / np.sqrt((stream**2).mean() + 1e-6)
+        p = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(reading.masses[0], p[[source, pivot, target]], atol=1e-5)
+    probs = [float(reading.top_probs[0, 0]) for reading in readings]
+    found = classify(top[1:], probs[1:], sets[0][0], sets[0][2])
+    assert found == ("direct" if direct else "pivot")
+
+
+def _writer(source: int, pivot: int, target: int, direct: bool) -> Any:
+    """A Llama of width 8 whose embeddings are one-hot and whose blocks add a constant token.
+
+    Every block's attention is 0; its MLP reads the one-hot source (whatever else stands there) and
+    writes a fixed multiple of one token's direction.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8,
+        hidden_size=8,
+        intermediate_size=1,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        max_position_embeddings=16,
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-6,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    net = LlamaForCausalLM(config)
+    writes = [(target if direct else pivot, 3.0), (target, 4.0)]
+    stream = np.zeros(8)
+    stream[source] = 1.0
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.model.embed_tokens.weight.copy_(torch.eye(8))
+        net.lm_head.weight.copy_(4 * torch.eye(8))
+        net.model.norm.weight.fill_(1.0)
+        for layer, (token, amount) in zip(net.model.layers, writes, strict=True):
+            layer.post_attention_layernorm.weight.fill_(1.0)
+            layer.mlp.gate_proj.weight[0, source] = 1.0
+            layer.mlp.up_proj.weight[0, source] = 1.0
+            # What the MLP's one hidden unit is at this stream, so that the write is exact.
+            x = stream[source] / np.sqrt((stream**2).mean() + 1e-6)
+            hidden = x / (1 + np.exp(-x)) * x
+            layer.mlp.down_proj.weight[token, 0] = amount / hidden
+            stream[token] += amount
+    return net.eval()
+
+
+def test_batches_hold_every_item_once_and_keep_to_the_limit() -> None:
+    sequences = [[0] * n for n in (5, 1, 9, 3, 3, 2)]
+    batches = list(batches_by_length(sequences, 9))
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(len(sequences[i]) for i in batch) <= 9
