@@ -83,4 +83,5 @@ class Sequences:
     def batch(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Sequences `ids` as int64 [len(ids), length + 1], the token to predict last included."""
         places = ids[:, None] * self.length + np.arange(self.length + 1)
-        return self.tokens[places].astype(np.int64)
+        rows: npt.NDArray[np.int64] = self.tokens[places].astype(np.int64)
+        return rows

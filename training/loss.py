@@ -24,7 +24,7 @@ MIN_ROWS_PER_PIECE = 256
 
 
 def rows_per_piece(vocab_size: int, device_type: str) -> int:
-    """Rows of logits computed at once: few enough to stay in the cache, enough to keep cores busy."""
+    """Rows of logits computed at once: few enough for the cache, enough to keep cores busy."""
     budget = LOGITS_PER_PIECE_CPU if device_type == "cpu" else LOGITS_PER_PIECE_GPU
     return max(MIN_ROWS_PER_PIECE, budget // vocab_size)
 
@@ -96,9 +96,7 @@ class NextTokenLoss(nn.Module):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         head: Any = model.get_output_embeddings()  # type: ignore[operator]
         config: Any = model.config
-        self.plain_head = (
-            config.model_type in PLAIN_HEADS and getattr(head, "bias", None) is None
-        )
+        self.plain_head = config.model_type in PLAIN_HEADS and getattr(head, "bias", None) is None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mean loss (nats per token, float32 scalar) of int64 `tokens` [batch, length + 1]."""

@@ -100,8 +100,9 @@ def check_length(model: Any, sequence_length: int) -> None:
 
 def parameters(model: Any, embeddings: bool = True) -> int:
     """Number of parameters, tied ones once; without the input embedding on request."""
-    total = sum(p.numel() for p in model.parameters())
-    return total if embeddings else total - model.get_input_embeddings().weight.numel()
+    total: int = sum(p.numel() for p in model.parameters())
+    apart: int = 0 if embeddings else model.get_input_embeddings().weight.numel()
+    return total - apart
 
 
 def weights_in_products(model: Any) -> int:
