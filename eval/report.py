@@ -22,12 +22,11 @@ from eval.report_corpus import (
 )
 from eval.report_data import ReportInputs, RunData, read_run
 from eval.report_figures import FigureWriter
+from eval.report_inside import attribution_section, layers_section
 from eval.report_lineage import lineage_section
 from eval.report_models import (
-    attribution_section,
     difference_text,
     estimate_text,
-    layers_section,
     training_section,
     translation_section,
 )
@@ -271,8 +270,9 @@ def _cards(data: RunData, results: Results, settings: ReportSettings) -> list[Ca
     frame = data.proportions.by_source
     n_pivots = int(data.items["is_pivot"].astype(bool).sum())
     found = results.difference(a)
+    share = f"{percent(settings.confidence, 0)} interval"
     cards = [
-        Card(f"Score, {a} minus {b}", signed(found.value), f"{percent(settings.confidence, 0)} interval {_range(found)}", strong=True),
+        Card(f"Score, {a} minus {b}", signed(found.value), f"{share} {_range(found)}", strong=True),
     ]
     for arm in (a, b):
         if arm in results.accuracies:
@@ -299,7 +299,7 @@ def _cards(data: RunData, results: Results, settings: ReportSettings) -> list[Ca
 
 def _range(e: Estimate, digits: int = 3) -> str:
     if not math.isfinite(e.low):
-        return "no interval"
+        return number(None)
     return f"from {number(e.low, digits)} to {number(e.high, digits)}"
 
 
