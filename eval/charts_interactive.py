@@ -112,7 +112,7 @@ class _Grid:
     def labels(self, x: str, y: str) -> None:
         """One label for all x axes, and one for all y axes."""
         for text, place in (
-            (x, {"x": 0.5, "y": 0, "yshift": 16 - BOTTOM, "yanchor": "bottom"}),
+            (x, {"x": 0.5, "y": 0, "yshift": 3 - BOTTOM, "yanchor": "bottom"}),
             (y, {"x": 0, "y": 0.5, "xshift": 8 - self.layout["margin"]["l"], "textangle": -90,
                  "xanchor": "center"}),
         ):  # fmt: skip

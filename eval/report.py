@@ -196,8 +196,8 @@ def _cautions(data: RunData, results: Results, settings: ReportSettings) -> list
             f"{percent(results.accuracies[arm].overall.value)} ({arm})" for arm in near
         )
         notes.append(
-            f"Accuracy is not above chance: {values} against {percent(results.chance)}. Models "
-            "that hardly translate say little about what helps translation."
+            f"Accuracy is not clearly above chance: {values} against {percent(results.chance)}. "
+            "Models that hardly translate say little about what helps translation."
         )
     levels = uplift(data, a, b)
     if levels is not None:
@@ -251,8 +251,9 @@ def _facts(data: RunData, results: Results) -> list[tuple[str, str]]:
     trained = [m.counts for name, m in data.manifests.items() if name.startswith("train/")]
     sizes = sorted({c["parameters"] for c in trained if "parameters" in c})
     if sizes:
+        seeds = "seed" if len(data.seeds()) == 1 else "seeds"
         models = f"{plural(len(trained), 'model')} of {short_count(sizes[-1])} parameters"
-        facts.append(("Models", f"{models}, seeds {listing([str(s) for s in data.seeds()])}"))
+        facts.append(("Models", f"{models}, {seeds} {listing([str(s) for s in data.seeds()])}"))
     facts.append(
         (
             "Task",
