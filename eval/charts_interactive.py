@@ -29,8 +29,7 @@ FONT = (
     "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans CJK SC', "
     "'Noto Sans CJK JP', sans-serif"
 )
-TOP = 64  # pixels above the panels: the legend
-BOTTOM = 52
+BOTTOM = 48  # pixels below the panels: numbers and the label
 PANEL_GAP = 62
 
 
@@ -58,9 +57,9 @@ class _Grid:
         self.panel_height = panel_height
         self.data: list[Spec] = []
         self.named: set[str] = set()
+        self.titled = False
         self.layout: Spec = {
-            "height": round(self.inner + TOP + BOTTOM),
-            "margin": {"l": left, "r": 20, "t": TOP, "b": BOTTOM},
+            "margin": {"l": left, "r": 20, "t": 0, "b": BOTTOM},
             "font": {"family": FONT, "size": 12.5, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -89,6 +88,7 @@ class _Grid:
         }  # fmt: skip
         self.layout["yaxis" + yname[1:]] = {**base, **y, "domain": domain, "anchor": xname}
         if title:
+            self.titled = True
             self.text(f"<b>{plotly_text(title)}</b>", left, top, "left", "bottom", shift=3)
 
     def text(
@@ -112,7 +112,7 @@ class _Grid:
     def labels(self, x: str, y: str) -> None:
         """One label for all x axes, and one for all y axes."""
         for text, place in (
-            (x, {"x": 0.5, "y": 0, "yshift": 16 - BOTTOM, "yanchor": "bottom"}),
+            (x, {"x": 0.5, "y": 0, "yshift": 3 - BOTTOM, "yanchor": "bottom"}),
             (y, {"x": 0, "y": 0.5, "xshift": 8 - self.layout["margin"]["l"], "textangle": -90,
                  "xanchor": "center"}),
         ):  # fmt: skip
@@ -124,10 +124,11 @@ class _Grid:
 
     def spec(self, legend: bool = True) -> Spec:
         shown = legend and len(self.named) > 1
+        top = (36 if shown else 0) + (28 if self.titled else 10)
         self.layout["showlegend"] = shown
-        if not shown:
-            self.layout["margin"]["t"] = 36
-            self.layout["height"] -= TOP - 36
+        self.layout["margin"]["t"] = top
+        self.layout["height"] = round(self.inner + top + BOTTOM)
+        self.layout["legend"]["y"] = 1 + (26 if self.titled else 8) / self.inner
         return {"data": self.data, "layout": self.layout}
 
 
@@ -238,7 +239,7 @@ def _dots(chart: DotChart) -> Spec:
             grid.layout["shapes"].append(
                 {"type": "line", "x0": panel.reference, "x1": panel.reference, "y0": 0, "y1": 1,
                  "xref": xname, "yref": f"{yname} domain", "layer": "below",
-                 "line": {"color": MUTED, "width": 1.2, "dash": "dash"}}
+                 "line": {"color": MUTED, "width": 1.2}}
             )  # fmt: skip
             grid.layout["annotations"].append(
                 {"text": plotly_text(panel.reference_label), "x": panel.reference, "y": 0,

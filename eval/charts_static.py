@@ -196,7 +196,7 @@ def _draw_dot_panel(ax: Axes, chart: DotChart, panel: DotPanel, entries: dict[st
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     if panel.reference is not None:
-        ax.axvline(panel.reference, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
+        ax.axvline(panel.reference, color=MUTED, linewidth=1.0, zorder=1)
     _scale(ax, panel.axis, "x")
     ax.set_xlim(*dot_limits(panel))
     ax.set_xlabel(panel.axis.label)

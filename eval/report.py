@@ -22,12 +22,11 @@ from eval.report_corpus import (
 )
 from eval.report_data import ReportInputs, RunData, read_run
 from eval.report_figures import FigureWriter
+from eval.report_inside import attribution_section, layers_section
 from eval.report_lineage import lineage_section
 from eval.report_models import (
-    attribution_section,
     difference_text,
     estimate_text,
-    layers_section,
     training_section,
     translation_section,
 )
@@ -197,8 +196,8 @@ def _cautions(data: RunData, results: Results, settings: ReportSettings) -> list
             f"{percent(results.accuracies[arm].overall.value)} ({arm})" for arm in near
         )
         notes.append(
-            f"Accuracy is not above chance: {values} against {percent(results.chance)}. Models "
-            "that hardly translate say little about what helps translation."
+            f"Accuracy is not clearly above chance: {values} against {percent(results.chance)}. "
+            "Models that hardly translate say little about what helps translation."
         )
     levels = uplift(data, a, b)
     if levels is not None:
@@ -252,8 +251,9 @@ def _facts(data: RunData, results: Results) -> list[tuple[str, str]]:
     trained = [m.counts for name, m in data.manifests.items() if name.startswith("train/")]
     sizes = sorted({c["parameters"] for c in trained if "parameters" in c})
     if sizes:
+        seeds = "seed" if len(data.seeds()) == 1 else "seeds"
         models = f"{plural(len(trained), 'model')} of {short_count(sizes[-1])} parameters"
-        facts.append(("Models", f"{models}, seeds {listing([str(s) for s in data.seeds()])}"))
+        facts.append(("Models", f"{models}, {seeds} {listing([str(s) for s in data.seeds()])}"))
     facts.append(
         (
             "Task",
@@ -271,8 +271,9 @@ def _cards(data: RunData, results: Results, settings: ReportSettings) -> list[Ca
     frame = data.proportions.by_source
     n_pivots = int(data.items["is_pivot"].astype(bool).sum())
     found = results.difference(a)
+    share = f"{percent(settings.confidence, 0)} interval"
     cards = [
-        Card(f"Score, {a} minus {b}", signed(found.value), _range(found), strong=True),
+        Card(f"Score, {a} minus {b}", signed(found.value), f"{share} {_range(found)}", strong=True),
     ]
     for arm in (a, b):
         if arm in results.accuracies:
@@ -299,7 +300,7 @@ def _cards(data: RunData, results: Results, settings: ReportSettings) -> list[Ca
 
 def _range(e: Estimate, digits: int = 3) -> str:
     if not math.isfinite(e.low):
-        return "no interval"
+        return number(None)
     return f"from {number(e.low, digits)} to {number(e.high, digits)}"
 
 

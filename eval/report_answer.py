@@ -57,11 +57,15 @@ class Cube:
     directions: Directions
 
 
+def translated(items: pd.DataFrame) -> pd.DataFrame:
+    """Items whose source and target are different strings (METHOD section 1)."""
+    return items if items.empty else items[items["source"] != items["target"]]
+
+
 def usable(items: pd.DataFrame) -> pd.DataFrame:
-    """Items with a score whose source and target are different strings (METHOD section 1)."""
-    if items.empty:
-        return items
-    return items[(items["source"] != items["target"]) & items["score"].notna()]
+    """The translated items that have a score."""
+    kept = translated(items)
+    return kept if kept.empty else kept[kept["score"].notna()]
 
 
 def directions_of(items: pd.DataFrame, languages: list[str]) -> Directions:

@@ -158,9 +158,9 @@ def _pivot_table(data: RunData, settings: ReportSettings) -> Table:
     columns = [
         Column("", "num"), Column("item", "token"), Column("documents", "num"),
         Column("statistic", "num"),
+        *(Column(lang, "words", "strongest neighbours") for lang in langs),
         *(Column(lang, "num", "gap") for lang in langs),
         *(Column(lang, "num", "edges") for lang in langs),
-        *(Column(lang, "words", "strongest neighbours") for lang in langs),
     ]  # fmt: skip
     whole = float(top["statistic"].max()) >= 20
     rows: list[tuple[Cell, ...]] = []
@@ -170,9 +170,9 @@ def _pivot_table(data: RunData, settings: ReportSettings) -> Table:
             str(row["text"]).strip() or str(row["text"]),
             count(row["doc_freq"]),
             number(row["statistic"], 0 if whole else 3),
+            *([w.strip() or w for w in neighbours(row, lang)[:NEIGHBOURS_SHOWN]] for lang in langs),
             *(number(row[f"gap_{lang}"], 2) for lang in langs),
             *(count(row.get(f"reach_{lang}")) for lang in langs),
-            *([w.strip() or w for w in neighbours(row, lang)[:NEIGHBOURS_SHOWN]] for lang in langs),
         ))  # fmt: skip
     caption = f"The {len(rows)} pivots with the highest statistic."
     return Table(caption, tuple(columns), tuple(rows), tall=True)

@@ -10,6 +10,7 @@ import yaml
 from eval.report_data import ReportInputs, RunData
 from eval.report_page import Block, Cell, Code, Column, Note, Section, Table
 from eval.report_text import count, plural
+from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.files import dump_json, sha256_file
 from mining.common.stage import MANIFEST, settings_dict
 from mining.settings import (
@@ -21,6 +22,7 @@ from mining.settings import (
     TokenizeSettings,
     WordsSettings,
 )
+from training.settings import TrainSettings
 
 HASH_SHOWN = 12
 # The seed is shared by the stages, and labels only say which run a folder belongs to.
@@ -67,7 +69,7 @@ def _stage_table(data: RunData, inputs: ReportInputs) -> Table:
 
 
 def default_settings() -> dict[str, Any]:
-    """Default settings by stage, of the stages whose settings are dataclasses of this project."""
+    """Default settings by stage."""
     made = {
         "tokenizer": TokenizerSettings(),
         "tokenize": TokenizeSettings(),
@@ -76,16 +78,26 @@ def default_settings() -> dict[str, Any]:
         "pivots": PivotsSettings(),
         "score": ScoreSettings(),
         "mix": MixSettings(),
+        "train": TrainSettings(),
+        "evaluate": EvaluateSettings(),
+        "trace": TraceSettings(),
+        "attribute": AttributeSettings(),
     }
     return {stage: settings_dict(settings) for stage, settings in made.items()}
 
 
 def changed_settings(found: dict[str, Any], default: dict[str, Any] | None) -> dict[str, Any]:
-    """The settings that are not the default; all of them where no default is known."""
+    """The settings that are not the default, in nested sections too; all where none is known."""
     own = {key: value for key, value in found.items() if key not in NOT_SETTINGS}
     if default is None:
         return own
-    return {key: value for key, value in own.items() if key in default and value != default[key]}
+    changed: dict[str, Any] = {}
+    for key, value in own.items():
+        if key not in default or value == default[key]:
+            continue
+        nested = isinstance(value, dict) and isinstance(default[key], dict) and default[key]
+        changed[key] = changed_settings(value, default[key]) if nested else value
+    return changed
 
 
 def _inline(values: dict[str, Any]) -> str:

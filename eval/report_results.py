@@ -19,6 +19,7 @@ from eval.report_answer import (
     estimate,
     paired,
     seed_means,
+    translated,
     two_variable_fit,
     usable,
 )
@@ -75,7 +76,7 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
     base = settings.baseline
     others = [arm for arm in arms if arm != base] if base in arms else []
     pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
-    attributed = usable(data.attribution)
+    attributed = translated(data.attribution)
     attributed_by_arm = by_arm(attributed, data.arms)
     known = {name: column for name, column in PREDICTORS.items() if column in attributed}
     aucs = {

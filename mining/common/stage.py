@@ -56,11 +56,14 @@ def engine_setting(default: int | None = None) -> Any:
 
 
 def settings_dict(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON values, without its path and engine settings."""
-    names = [f.name for f in dataclasses.fields(settings) if f.metadata.get("recorded", True)]
-    everything = dataclasses.asdict(settings)
-    value: dict[str, Any] = json.loads(json.dumps({name: everything[name] for name in names}))
+    """A settings dataclass as JSON values, without path and engine settings, also nested ones."""
+    value: dict[str, Any] = json.loads(json.dumps(_recorded(settings), default=_recorded))
     return value
+
+
+def _recorded(settings: Any) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(settings) if f.metadata.get("recorded", True)]
+    return {name: getattr(settings, name) for name in names}
 
 
 class Input(Protocol):
@@ -221,13 +224,16 @@ class StageRun:
     def finish(self, counts: Mapping[str, Any], unhashed: Sequence[str] = ()) -> Manifest:
         """Hash the outputs, remove the partial work, write run.json and, last, the manifest.
 
-        Files named in `unhashed` (times, logs) stay in the folder but are not part of its content.
+        Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
+        a name with a final slash means all files below that folder.
         """
         remove_tree(self.work)
         outputs = {}
         for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
             name = path.relative_to(self.out).as_posix()
             if name in (RUN, LOCK) or name in unhashed:
+                continue
+            if any(prefix.endswith("/") and name.startswith(prefix) for prefix in unhashed):
                 continue
             outputs[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         manifest = Manifest(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from eval.report_data import ReportInputs
+from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
@@ -26,6 +27,7 @@ from mining.settings import (
     TokenizeSettings,
     WordsSettings,
 )
+from training.settings import TrainSettings
 
 WORDS = {
     "en": ["water", "house", "tree", "book", "bread", "stone", "river", "night", "hand", "window"],
@@ -307,7 +309,9 @@ class _Builder:
 
     def train(self, arm: str, seed: int) -> Path:
         out = self.root / "train" / arm / str(seed)
-        run = self.stage("train", {"steps": 200, "model": "tiny"}, {"mix": "mix"}, out)
+        run = self.stage(
+            "train", settings_dict(TrainSettings(duration="200step")), {"mix": "mix"}, out
+        )
         rng = np.random.default_rng([len(arm), seed])
         lines = []
         for step in range(1, 201):
@@ -325,7 +329,7 @@ class _Builder:
 
     def evaluate(self, arm: str, seed: int) -> Path:
         out = self.root / "evaluate" / arm / str(seed)
-        run = self.stage("evaluate", {"draws": 5}, {}, out)
+        run = self.stage("evaluate", settings_dict(EvaluateSettings(draws=3)), {}, out)
         rows = [
             {**{k: row[k] for k in ("concept", "source_lang", "target_lang", "source", "target",
                                     "identical", "score", "correct")},
@@ -342,7 +346,7 @@ class _Builder:
 
     def trace(self, arm: str, seed: int) -> Path:
         out = self.root / "trace" / arm / str(seed)
-        run = self.stage("trace", {"top_k": 5}, {}, out)
+        run = self.stage("trace", settings_dict(TraceSettings()), {}, out)
         items, layers = [], []
         for row in self._item_rows(arm, seed):
             if row["identical"]:
@@ -367,7 +371,7 @@ class _Builder:
 
     def attribute(self, arm: str, seed: int) -> Path:
         out = self.root / "attribute" / arm / str(seed)
-        run = self.stage("attribute", {"rule": "winner"}, {}, out)
+        run = self.stage("attribute", settings_dict(AttributeSettings()), {}, out)
         rows = [
             {**{k: row[k] for k in ("concept", "source_lang", "target_lang", "source", "target",
                                     "behaviour", "score", "correct")},

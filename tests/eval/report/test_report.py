@@ -200,7 +200,7 @@ def test_an_absent_or_reversed_effect_is_said_plainly(tmp_path, finished_run, ef
 def test_models_at_chance_are_called_so(tmp_path, finished_run):
     effect = {"pivot": -0.25, "random": -0.3}
     page = report(tmp_path, finished_run(effect=effect, arms=("random", "pivot")))
-    assert "Accuracy is not above chance" in page.text
+    assert "Accuracy is not clearly above chance" in page.text
 
 
 @pytest.mark.usefixtures("undrawn")

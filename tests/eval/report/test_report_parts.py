@@ -27,6 +27,7 @@ from eval.report_answer import (
     verdict,
 )
 from eval.report_data import read_proportions
+from eval.report_lineage import changed_settings
 from eval.report_page import Column, Table
 from eval.report_text import (
     count,
@@ -240,6 +241,13 @@ def test_dot_limits_hold_intervals_and_reference():
     panel = DotPanel("", Axis("x"), (DotSeries("a", "#000000", [0.2], [0.1], [0.3]),), 0.0)
     low, high = dot_limits(panel)
     assert low < 0.0 < 0.3 < high
+
+
+def test_settings_that_differ_from_the_defaults():
+    default = {"a": 1, "model": {"x": 1, "y": 2}, "shares": {}}
+    found = {"a": 1, "seed": 3, "model": {"x": 1, "y": 5}, "shares": {"fr": 0.5}}
+    assert changed_settings(found, default) == {"model": {"y": 5}, "shares": {"fr": 0.5}}
+    assert changed_settings(found, None).keys() == {"a", "model", "shares"}
 
 
 def test_heads_over_columns():

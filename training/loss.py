@@ -1,0 +1,112 @@
+"""Next-token loss whose logits exist only piece by piece.
+
+The logits of a batch are its largest tensor by far ([tokens, vocabulary]); plain cross-entropy
+holds them, their log-softmax and their gradient at once. Here each piece of rows goes from hidden
+states to loss and gradients while it is in the cache, and is then overwritten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Models whose forward is the head applied to the backbone's last hidden state and nothing else (no
+# soft cap, no scaling); for others the logits come from the model itself.
+PLAIN_HEADS = frozenset(
+    {"llama", "mistral", "olmo", "olmo2", "olmo3", "qwen2", "qwen3", "gpt_neox", "bloom"}
+)
+LOGITS_PER_PIECE_CPU = 1 << 20
+LOGITS_PER_PIECE_GPU = 1 << 27
+MIN_ROWS_PER_PIECE = 256
+
+
+def rows_per_piece(vocab_size: int, device_type: str) -> int:
+    """Rows of logits computed at once: few enough for the cache, enough to keep cores busy."""
+    budget = LOGITS_PER_PIECE_CPU if device_type == "cpu" else LOGITS_PER_PIECE_GPU
+    return max(MIN_ROWS_PER_PIECE, budget // vocab_size)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of `hidden @ weight.T` against `labels`, with both gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, rows: int, dtype: torch.dtype
+    ) -> Tensor:
+        n = labels.numel()
+        needs_gradients = any(ctx.needs_input_grad[:2])
+        head, x = weight.detach().to(dtype), hidden.detach().to(dtype)
+        hidden_gradient = torch.empty_like(x) if needs_gradients else None
+        weight_gradient = torch.zeros_like(weight) if needs_gradients else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, n, rows):
+            piece, wanted = x[start : start + rows], labels[start : start + rows, None]
+            logits = (piece @ head.t()).float()
+            peak = logits.amax(1, keepdim=True)
+            right = logits.gather(1, wanted)
+            weights = logits.sub_(peak).exp_()
+            norm = weights.sum(1, keepdim=True)
+            total += (norm.log() + peak - right).sum()
+            if hidden_gradient is None or weight_gradient is None:
+                continue
+            # d loss / d logits = (softmax - one-hot) / n
+            delta = weights.div_(norm * n)
+            delta.scatter_add_(1, wanted, torch.full_like(norm, -1.0 / n))
+            delta = delta.to(dtype)
+            torch.mm(delta, head, out=hidden_gradient[start : start + rows])
+            if dtype == weight.dtype:
+                weight_gradient.addmm_(delta.t(), piece)
+            else:
+                weight_gradient += delta.t() @ piece
+        if hidden_gradient is not None and weight_gradient is not None:
+            ctx.save_for_backward(hidden_gradient.to(hidden.dtype), weight_gradient)
+        return total / n
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        scale = gradients[0]
+        return hidden_gradient * scale, weight_gradient * scale, None, None, None
+
+
+def head_loss(
+    hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype, rows: int | None = None
+) -> Tensor:
+    """Mean cross-entropy (nats, float32 scalar) of a linear head without bias.
+
+    `hidden` float [n, d], `weight` float [vocabulary, d], `labels` int64 [n]. The matrix products
+    run in `dtype`, softmax and sums in float32. Differentiable in `hidden` and `weight`, once.
+    """
+    rows = rows or rows_per_piece(weight.shape[0], hidden.device.type)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _HeadLoss.apply(hidden, weight, labels, rows, dtype)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class NextTokenLoss(nn.Module):
+    """A causal language model as a function from sequences to their mean loss."""
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
+        """`model` is a transformers causal model; `precision` is "float32" or "bf16"."""
+        super().__init__()
+        self.model = model
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        head: Any = model.get_output_embeddings()  # type: ignore[operator]
+        config: Any = model.config
+        self.plain_head = config.model_type in PLAIN_HEADS and getattr(head, "bias", None) is None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mean loss (nats per token, float32 scalar) of int64 `tokens` [batch, length + 1]."""
+        inputs, labels = tokens[:, :-1], tokens[:, 1:].reshape(-1)
+        mixed = self.dtype != torch.float32
+        with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
+            if self.plain_head:
+                model: Any = self.model
+                states = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+                weight = model.get_output_embeddings().weight
+                return head_loss(states.flatten(0, 1), weight, labels, self.dtype)
+            logits = self.model(input_ids=inputs, use_cache=False).logits
+        return functional.cross_entropy(logits.flatten(0, 1).float(), labels)

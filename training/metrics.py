@@ -1,0 +1,166 @@
+"""What a training writes down: metrics.jsonl (values), timings.jsonl (speed), and W&B.
+
+metrics.jsonl holds values that a rerun reproduces; a resumed run first cuts it to the length that
+its checkpoint noted. Times are kept apart, in a file outside the stage's hashes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mining.common.errors import MissingDependencyError
+from mining.common.logs import log
+from training.settings import WandbSettings
+
+METRICS, TIMINGS, WANDB = "metrics.jsonl", "timings.jsonl", "wandb"
+
+
+class Tracker(Protocol):
+    """Somewhere else that records go to."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Take one record of metrics.jsonl or timings.jsonl."""
+        ...
+
+    def close(self, failed: bool) -> None:
+        """End, and say whether the training failed."""
+        ...
+
+
+class NoTracker:
+    """Takes records nowhere."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self, failed: bool) -> None:
+        """Do nothing."""
+
+
+class Recorder:
+    """Writes the records of one training; on every process but the first it does nothing."""
+
+    def __init__(self, out: Path, tracker: Tracker, active: bool) -> None:
+        self.path, self.tracker, self.active = out / METRICS, tracker, active
+        self._timings = out / TIMINGS
+
+    def size(self) -> int:
+        """Bytes of metrics.jsonl, which are on the disk when this returns."""
+        if not self.active or not self.path.is_file():
+            return 0
+        with self.path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        return self.path.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Keep the first `size` bytes of metrics.jsonl."""
+        if self.active:
+            self.path.touch()
+            os.truncate(self.path, size)
+
+    def metric(self, kind: str, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        self._write(self.path, {"kind": kind, **values})
+
+    def timing(self, **values: Any) -> None:
+        """Append one line to timings.jsonl."""
+        self._write(self._timings, {"kind": "timing", **values})
+
+    def _write(self, path: Path, record: dict[str, Any]) -> None:
+        if not self.active:
+            return
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record, allow_nan=False) + "\n")
+        self.tracker.log(record)
+
+
+def start_tracker(
+    settings: WandbSettings, out: Path, run_id: str, name: str, config: dict[str, Any]
+) -> Tracker:
+    """The W&B run of a training, or nothing where it is disabled or cannot be had.
+
+    A training that is resumed continues the run, whose id follows from its settings and inputs.
+    Raises MissingDependencyError only where online or offline is asked for by name and the package
+    is missing.
+    """
+    mode = wandb_mode(settings)
+    if mode == "disabled":
+        return NoTracker()
+    try:
+        import wandb
+    except ImportError:
+        if settings.mode == "auto":
+            log.info("train: no W&B (not installed; pip install 'semantic-pivots[wandb]')")
+            return NoTracker()
+        raise MissingDependencyError(
+            f"wandb.mode is {settings.mode}, but wandb is not installed; "
+            "pip install 'semantic-pivots[wandb]', or set wandb.mode to disabled"
+        ) from None
+    try:
+        run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            name=name,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            dir=str(out),
+            config=config,
+            settings=wandb.Settings(
+                silent=True, console="off", save_code=False, disable_git=True, init_timeout=60
+            ),
+        )
+        # Not W&B's own step: a resumed run repeats steps, which that would refuse.
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+    except Exception as error:  # nothing that W&B does may stop a training
+        log.warning("train: no W&B (%s: %s)", type(error).__name__, error)
+        return NoTracker()
+    log.info("train: W&B %s, run %s", mode, run_id)
+    return WandbTracker(run)
+
+
+def wandb_mode(settings: WandbSettings) -> Literal["offline", "online", "disabled"]:
+    """The mode that auto means here."""
+    if settings.mode != "auto":
+        return settings.mode
+    wanted = os.environ.get("WANDB_MODE")
+    if wanted in ("offline", "online", "disabled"):
+        return wanted  # type: ignore[return-value]
+    return "online" if os.environ.get("WANDB_API_KEY") else "offline"
+
+
+class WandbTracker:
+    """Sends records to a W&B run until the first failure, which is logged."""
+
+    def __init__(self, run: Any) -> None:
+        self._run: Any = run
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Send one record, its values named by kind and language."""
+        if self._run is None:
+            return
+        lang = f"{record['lang']}/" if "lang" in record else ""
+        prefix = f"{record['kind']}/{lang}"
+        apart = ("kind", "lang", "step", "tokens")
+        values = {prefix + key: value for key, value in record.items() if key not in apart}
+        values |= {key: record[key] for key in ("step", "tokens") if key in record}
+        try:
+            self._run.log(values)
+        except Exception as error:  # nothing that W&B does may stop a training
+            log.warning("train: W&B failed, goes on without (%s)", error)
+            self._run = None
+
+    def close(self, failed: bool) -> None:
+        """End the run."""
+        if self._run is None:
+            return
+        try:
+            self._run.finish(exit_code=int(failed))
+        except Exception as error:  # nothing that W&B does may stop a training
+            log.warning("train: W&B did not end well (%s)", error)
+        self._run = None

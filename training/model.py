@@ -1,0 +1,160 @@
+"""The model: built from settings with seeded weights, or loaded; its optimizer; its export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mining.common.errors import InputError, MismatchError, SettingsError
+from mining.common.files import remove_tree
+from mining.common.logs import log
+from mining.common.seeds import child_seed
+from mining.common.stage import require_same
+from mining.common.tokenizer import Tokenizer, load_tokenizer
+from training.settings import ModelSettings, TrainSettings
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spm.model",
+)
+
+
+def build_model(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any:
+    """A transformers causal model in float32 on the CPU, from settings or from a checkpoint.
+
+    Raises MismatchError where a checkpoint's tokenizer is not `tokenizer`, or its embedding has
+    fewer rows than `tokenizer` has entries.
+    """
+    if settings.path is not None:
+        model = _load(settings.path, settings.revision, tokenizer)
+    else:
+        model = _fresh(settings, tokenizer, seed)
+    log.info("train: %s with %s parameters", model.config.model_type, f"{parameters(model):,}")
+    return model
+
+
+def _fresh(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.n_layers,
+        num_attention_heads=settings.n_heads,
+        num_key_value_heads=settings.n_kv_heads or settings.n_heads,
+        intermediate_size=settings.mlp_size(),
+        max_position_embeddings=settings.max_length,
+        rope_theta=settings.rope_theta,
+        initializer_range=settings.init_std,
+        tie_word_embeddings=settings.tie_embeddings,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=None,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(seed, "init"))
+        return LlamaForCausalLM(config)
+
+
+def _load(path: str, revision: str | None, tokenizer: Tokenizer) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    theirs = load_tokenizer(path, revision)
+    require_same(
+        "tokenizer fingerprint",
+        {f"the checkpoint {path}": theirs.fingerprint, "the mix": tokenizer.fingerprint},
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a checkpoint that transformers loads ({error})") from None
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < tokenizer.vocab_size:
+        raise MismatchError(
+            f"{path}: embeds {rows} tokens, but its tokenizer has {tokenizer.vocab_size}; "
+            "use the checkpoint that belongs to this tokenizer"
+        )
+    return model
+
+
+def check_length(model: Any, sequence_length: int) -> None:
+    """SettingsError where the model cannot take sequences of this length."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and sequence_length > longest:
+        raise SettingsError(
+            f"sequence_length: found {sequence_length}, expected at most {longest}, the longest "
+            "that the checkpoint takes"
+        )
+
+
+def parameters(model: Any, embeddings: bool = True) -> int:
+    """Number of parameters, tied ones once; without the input embedding on request."""
+    total: int = sum(p.numel() for p in model.parameters())
+    apart: int = 0 if embeddings else model.get_input_embeddings().weight.numel()
+    return total - apart
+
+
+def weights_in_products(model: Any) -> int:
+    """Parameters that every token multiplies with: all but a separate input embedding."""
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    return parameters(model, embeddings=tied)
+
+
+def make_optimizer(model: Any, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only, fused where the device has such a kernel."""
+    embedding = model.get_input_embeddings().weight
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decays = [p for p in trained if p.ndim >= 2 and p is not embedding]
+    decay_ids = {id(p) for p in decays}
+    groups = [
+        {"params": decays, "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if id(p) not in decay_ids], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.adam_epsilon,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters (tied ones once) and saved buffers, by name: what a checkpoint holds."""
+    yield from model.named_parameters()
+    kept = set(model.state_dict())
+    yield from ((name, tensor) for name, tensor in model.named_buffers() if name in kept)
+
+
+def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: Path) -> None:
+    """Write a Hugging Face folder: weights, config, generation config and tokenizer.
+
+    The bytes depend on weights, settings and tokenizer only.
+    """
+    from transformers import GenerationConfig
+
+    remove_tree(out)
+    # The folder that a checkpoint came from is no property of the model.
+    model.config._name_or_path = ""
+    model.config.use_cache = True
+    model.config.eos_token_id = tokenizer.eos_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=model.config.pad_token_id,
+    )
+    model.save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, out / name)

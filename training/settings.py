@@ -1,0 +1,228 @@
+"""Settings of the `train` stage; importing this module loads no torch.
+
+`Duration` carries its unit in the text: "1epoch", "500steps", "2000000tokens".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mining.common.errors import SettingsError, check_setting
+from mining.common.stage import path_setting
+
+_DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*(epoch|step|token)s?")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: `value` of a `unit`, "epoch", "step" or "token"."""
+
+    value: float
+    unit: Literal["epoch", "step", "token"]
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Read "1epoch", "0.5epochs", "500steps", "2_000_000tokens"; SettingsError otherwise."""
+        match = _DURATION.fullmatch(text.strip())
+        value = float(match[1].replace("_", "")) if match else 0.0
+        if not match or value <= 0 or (match[2] != "epoch" and not value.is_integer()):
+            raise SettingsError(
+                f"duration: found {text!r}, expected a positive number and its unit, "
+                "such as 1epoch, 500steps or 2000000tokens"
+            )
+        unit: Literal["epoch", "step", "token"] = match[2]  # type: ignore[assignment]
+        return cls(value, unit)
+
+    def steps(self, n_sequences: int, sequence_length: int, global_batch_sequences: int) -> int:
+        """The smallest number of steps that sees at least this much, at least 1."""
+        if self.unit == "step":
+            return int(self.value)
+        if self.unit == "token":
+            sequences = math.ceil(self.value / sequence_length)
+        else:
+            sequences = math.ceil(self.value * n_sequences)
+        return max(1, math.ceil(sequences / global_batch_sequences))
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A Llama-style decoder to train from scratch, or a checkpoint to continue from.
+
+    Attributes:
+        path: folder or hub id of a Hugging Face checkpoint to continue from; its tokenizer must be
+            the mix's, and the sizes below are not used. Null starts from random weights.
+        revision: revision of the hub id.
+        hidden_size: width of the residual stream.
+        n_layers: number of blocks.
+        n_heads: attention heads; divides hidden_size.
+        n_kv_heads: key-value heads (grouped-query attention); null means n_heads.
+        intermediate_size: width of the gated MLP; null means 8/3 of hidden_size, rounded up to a
+            multiple of 32.
+        tie_embeddings: one matrix for embedding and unembedding.
+        max_length: longest sequence the model takes, tokens.
+        rope_theta: base of the rotary position embedding.
+        init_std: standard deviation of the random weights.
+    """
+
+    path: str | None = path_setting()
+    revision: str | None = None
+    hidden_size: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    intermediate_size: int | None = None
+    tie_embeddings: bool = True
+    max_length: int = 512
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for key in ("hidden_size", "n_layers", "n_heads"):
+            check_setting(self, key, getattr(self, key) >= 1, "at least 1")
+        check_setting(
+            self,
+            "hidden_size",
+            self.hidden_size % (2 * self.n_heads) == 0,
+            f"a multiple of twice n_heads ({self.n_heads}), so that a head's width is even",
+        )
+        kv = self.n_kv_heads
+        check_setting(
+            self,
+            "n_kv_heads",
+            kv is None or (kv >= 1 and self.n_heads % kv == 0),
+            f"a divisor of n_heads ({self.n_heads}), or null",
+        )
+        check_setting(
+            self,
+            "intermediate_size",
+            self.intermediate_size is None or self.intermediate_size >= 1,
+            "at least 1, or null",
+        )
+        check_setting(self, "max_length", self.max_length >= 2, "at least 2")
+        check_setting(self, "rope_theta", self.rope_theta > 1, "above 1")
+        check_setting(self, "init_std", 0 < self.init_std < 1, "between 0 and 1")
+
+    def mlp_size(self) -> int:
+        """Width of the gated MLP."""
+        return self.intermediate_size or -(-8 * self.hidden_size // (3 * 32)) * 32
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """Weights & Biases. Changes nothing in any result.
+
+    Attributes:
+        mode: auto takes WANDB_MODE where it is set, else online where WANDB_API_KEY is set, else
+            offline; without the package, auto logs a line and goes on.
+        project: name of the project there.
+        entity: team or user; null for the account's default.
+        group: name that the runs of one experiment share.
+    """
+
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    project: str = "semantic-pivots"
+    entity: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        check_setting(self, "project", bool(self.project), "a name")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Trains a model on one arm of a mix.
+
+    Attributes:
+        model: the model to build, or the checkpoint to continue from.
+        sequence_length: tokens of a training sequence; documents are packed back to back, and
+            attention crosses their borders.
+        global_batch_sequences: sequences of a step, over all processes.
+        micro_batch_sequences: sequences that one process takes through the model at once; null
+            takes its whole share of the batch.
+        duration: length of training with its unit, such as 1epoch, 500steps, 2000000tokens.
+        learning_rate: peak of the schedule.
+        min_lr_share: the schedule ends at this share of the peak.
+        schedule: shape after the warm-up: cosine, linear, wsd (constant, then linear down), or
+            constant.
+        decay_share: wsd: share of the steps that go down.
+        warmup_steps: steps of linear warm-up; null takes warmup_share.
+        warmup_share: share of the steps that warm up.
+        weight_decay: AdamW's, on matrices only (not on norms, biases and embeddings).
+        betas: AdamW's two decay rates.
+        adam_epsilon: AdamW's denominator term.
+        grad_clip: largest norm of the gradient; null never clips.
+        precision: auto is bf16 autocast on a GPU that has it, float32 elsewhere; weights and
+            optimizer state are float32 always.
+        device: auto takes a GPU where there is one.
+        compile: compile the model with torch.compile (needs a C++ compiler on CPU).
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: newest checkpoints kept while training runs.
+        log_every: steps between lines of metrics.jsonl.
+        validate_every: steps between validations; null only at the start and the end.
+        validation_tokens: tokens per language of a validation, at most; null for all.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    sequence_length: int = 256
+    global_batch_sequences: int = 8
+    micro_batch_sequences: int | None = None
+    duration: str = "1epoch"
+    learning_rate: float = 1e-3
+    min_lr_share: float = 0.1
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    decay_share: float = 0.2
+    warmup_steps: int | None = None
+    warmup_share: float = 0.05
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    adam_epsilon: float = 1e-8
+    grad_clip: float | None = 1.0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    compile: bool = False
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    validate_every: int | None = 250
+    validation_tokens: int | None = 16_384
+
+    def __post_init__(self) -> None:
+        Duration.parse(self.duration)
+        check_setting(self, "sequence_length", self.sequence_length >= 2, "at least 2")
+        check_setting(
+            self,
+            "sequence_length",
+            self.model.path is not None or self.sequence_length <= self.model.max_length,
+            f"at most model.max_length ({self.model.max_length})",
+        )
+        for key in ("global_batch_sequences", "checkpoint_every", "keep_checkpoints", "log_every"):
+            check_setting(self, key, getattr(self, key) >= 1, "at least 1")
+        for key in ("micro_batch_sequences", "validate_every", "validation_tokens"):
+            value = getattr(self, key)
+            check_setting(self, key, value is None or value >= 1, "at least 1, or null")
+        micro = self.micro_batch_sequences
+        check_setting(
+            self,
+            "micro_batch_sequences",
+            micro is None or self.global_batch_sequences % micro == 0,
+            f"a divisor of global_batch_sequences ({self.global_batch_sequences}), or null",
+        )
+        check_setting(self, "learning_rate", 0 < self.learning_rate < 10, "between 0 and 10")
+        check_setting(self, "min_lr_share", 0 <= self.min_lr_share <= 1, "between 0 and 1")
+        check_setting(self, "decay_share", 0 < self.decay_share <= 1, "above 0, at most 1")
+        check_setting(
+            self,
+            "warmup_steps",
+            self.warmup_steps is None or self.warmup_steps >= 0,
+            "at least 0, or null",
+        )
+        check_setting(self, "warmup_share", 0 <= self.warmup_share <= 1, "between 0 and 1")
+        check_setting(self, "weight_decay", 0 <= self.weight_decay < 10, "at least 0, below 10")
+        check_setting(self, "betas", all(0 <= b < 1 for b in self.betas), "two shares below 1")
+        check_setting(self, "adam_epsilon", 0 < self.adam_epsilon < 1, "between 0 and 1")
+        check_setting(
+            self, "grad_clip", self.grad_clip is None or self.grad_clip > 0, "above 0, or null"
+        )

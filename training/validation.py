@@ -1,0 +1,99 @@
+"""Validation loss per language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mining.common.token_file import open_token_file
+from mining.common.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Validation tokens of one language.
+
+    `tokens` is int64 [n + 1]: all but the first are predicted. `n_bytes` is the length in UTF-8 of
+    the text of the predicted tokens, end-of-text tokens apart.
+    """
+
+    lang: str
+    tokens: npt.NDArray[np.int64]
+    n_bytes: int
+
+
+def read_validation(
+    folder: Path, tokenizer: Tokenizer, max_tokens: int | None
+) -> list[ValidationSet]:
+    """The first `max_tokens` tokens of every `LANG.ds` in `folder`, by language code.
+
+    Languages with fewer than two tokens are left out.
+    """
+    sets = []
+    for path in sorted(folder.glob("*.ds")):
+        all_tokens, _ = open_token_file(path, tokenizer.vocab_size)
+        limit = len(all_tokens) if max_tokens is None else max_tokens + 1
+        tokens = np.asarray(all_tokens[:limit], dtype=np.int64)
+        if len(tokens) >= 2:
+            sets.append(ValidationSet(path.stem, tokens, text_bytes(tokens[1:], tokenizer)))
+    return sets
+
+
+def text_bytes(tokens: npt.NDArray[np.int64], tokenizer: Tokenizer) -> int:
+    """UTF-8 length of the documents in `tokens`, which end-of-text tokens divide."""
+    documents = np.split(tokens, np.flatnonzero(tokens == tokenizer.eos_id) + 1)
+    texts = (
+        tokenizer.decode([int(t) for t in document if t != tokenizer.eos_id])
+        for document in documents
+    )
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def windows(tokens: npt.NDArray[np.int64], length: int, batch: int) -> list[npt.NDArray[np.int64]]:
+    """Batches int64 [<= batch, length + 1] that predict every token but the first exactly once.
+
+    The remainder that fills no window comes last, as one shorter row.
+    """
+    full = (len(tokens) - 1) // length
+    rows = tokens[np.arange(full)[:, None] * length + np.arange(length + 1)]
+    pieces = [rows[start : start + batch] for start in range(0, full, batch)]
+    rest = tokens[full * length :]
+    return [*pieces, rest[None, :]] if len(rest) > 1 else pieces
+
+
+def validate(
+    accelerator: Any,
+    loss_of: torch.nn.Module,
+    sets: Sequence[ValidationSet],
+    length: int,
+    batch: int,
+) -> list[dict[str, Any]]:
+    """Per language: loss (nats per token) and bits_per_byte, over all its predicted tokens.
+
+    bits_per_byte divides the nats of all predicted tokens, end-of-text ones included, by ln 2 and
+    by the bytes of their text, so that it compares across tokenizers; absent without text. The
+    processes share the windows. Leaves the model in training mode.
+    """
+    loss_of.eval()
+    sums = torch.zeros(len(sets), dtype=torch.float64, device=accelerator.device)
+    with torch.no_grad():
+        for row, item in enumerate(sets):
+            pieces = windows(item.tokens, length, batch)
+            for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
+                on_device = torch.from_numpy(piece).to(accelerator.device)
+                sums[row] += loss_of(on_device).double() * (piece.shape[0] * (piece.shape[1] - 1))
+    loss_of.train()
+    results = []
+    for item, nats in zip(sets, accelerator.reduce(sums, "sum").tolist(), strict=True):
+        record = {"lang": item.lang, "loss": round(nats / (len(item.tokens) - 1), 6)}
+        if item.n_bytes:
+            record["bits_per_byte"] = round(nats / math.log(2) / item.n_bytes, 6)
+        results.append(record)
+    return results
