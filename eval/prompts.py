@@ -65,10 +65,18 @@ def is_bare_space(tokenizer: Tokenizer, token: int) -> bool:
 
 def word_tokens(tokenizer: Tokenizer, word: str) -> frozenset[int]:
     """A word's tokens, tau(" " + word), but no bare space (METHOD section 2)."""
-    return frozenset(t for t in tokenizer.encode(" " + word) if not is_bare_space(tokenizer, t))
+    return _meaningful(tokenizer, " " + word)
 
 
 def word_token_forms(tokenizer: Tokenizer, word: str) -> frozenset[int]:
     """The tokens of a word with and without a space before it, but no bare space."""
-    bare = (t for t in tokenizer.encode(word) if not is_bare_space(tokenizer, t))
-    return word_tokens(tokenizer, word) | frozenset(bare)
+    return word_tokens(tokenizer, word) | _meaningful(tokenizer, word)
+
+
+def _meaningful(tokenizer: Tokenizer, text: str) -> frozenset[int]:
+    # Nor the unknown token, which a whole-word vocabulary gives for a space by itself.
+    return frozenset(
+        token
+        for token in tokenizer.encode(text)
+        if token not in tokenizer.special_ids and not is_bare_space(tokenizer, token)
+    )
