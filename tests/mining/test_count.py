@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,6 +208,37 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
         assert not (out / "manifest.json").exists()
         assert any((out / ".work").rglob("completions/*"))
     run_count(settings, out, tokens, tokenizer, ONE)
+    assert output_bytes(out) == output_bytes(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["frequencies", "pairs"])
+def test_sigkill_leaves_no_lock_and_no_worker(tmp_path: Path, step: str) -> None:
+    """The real signal, to the main process alone, while its workers are at work."""
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", 3000)
+    tokens = make_shards(tmp_path / "tokenize", random_documents(800, 3000, 0.2), tokenizer, 8)
+    settings = CountSettings(top_items=2000, map_tasks=8)
+    out = tmp_path / "killed"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mining.count import run_count\n"
+        "from mining.settings import CountSettings, EngineSettings\n"
+        "if __name__ == '__main__':\n"
+        f"    paths = Path({str(out)!r}), Path({str(tokens)!r}), Path({str(tokenizer)!r})\n"
+        "    engine = EngineSettings(workers=2)\n"
+        "    run_count(CountSettings(top_items=2000, map_tasks=8), *paths, engine)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], cwd=Path(count.__file__).parents[1])
+    limit = time.monotonic() + 120
+    while not list((out / ".work").glob(f"{step}-8/tasks/completions/*")):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    run_count(settings, out, tokens, tokenizer, ONE)  # BusyError if a child kept the lock
+    run_count(settings, tmp_path / "whole", tokens, tokenizer, ONE)
     assert output_bytes(out) == output_bytes(tmp_path / "whole")
 
 
