@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +26,15 @@ from mining.common.stage import begin, read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.count import choose_items, run_count
 from mining.kernels import cooccurrence
-from mining.settings import CountSettings, EngineSettings
+from mining.settings import (
+    CorpusSettings,
+    CountSettings,
+    EngineSettings,
+    TokenizerSettings,
+    TokenizeSettings,
+)
+from mining.tokenize import run_tokenize
+from mining.train_tokenizer import run_tokenizer
 
 ONE = EngineSettings(workers=1)
 Document = tuple[str, str, list[int]]  # language, source, token ids
@@ -279,6 +290,49 @@ def test_inputs_that_cannot_be_counted(tmp_path: Path, tokenizer: Path) -> None:
     empty = make_shards(tmp_path / "empty", [], tokenizer, 1)
     with pytest.raises(InputError, match="no document"):
         run_count(CountSettings(), tmp_path / "e", empty, tokenizer, ONE)
+
+
+@pytest.mark.shared_data
+def test_real_documents_count_as_scikit_learn_counts_them(tmp_path: Path, shared: Path) -> None:
+    """A sample of every file of the real corpus, through the real tokenizer and shards."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    texts = []
+    for number, path in enumerate(sorted((shared / "corpus").rglob("*.jsonl.gz"))):
+        with gzip.open(path, "rt", encoding="utf-8") as handle:
+            records = [json.loads(line) for line in itertools.islice(handle, 12)]
+        for record in records:
+            record["text"] = record["text"][:3000]
+        texts += [record["text"] for record in records]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{number:02d}.jsonl").write_text(lines)
+    corpus = CorpusSettings(path=str(folder))
+    trained = TokenizerSettings(model_type="bpe", vocab_size=4000, sample_chars=200_000)
+    run_tokenizer(trained, corpus, tmp_path / "tokenizer", seed=1)
+    run_tokenize(TokenizeSettings(), corpus, tmp_path / "tokenize", tmp_path / "tokenizer", ONE)
+    out = tmp_path / "count"
+    settings = CountSettings(top_items=1500, map_tasks=3)
+    run_count(settings, out, tmp_path / "tokenize", tmp_path / "tokenizer", ONE)
+
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    encoded = [t.tolist() for t in tokenizer.encode_batch(list(dict.fromkeys(texts)))]
+    vectorizer = CountVectorizer(analyzer=lambda tokens: tokens, binary=True, dtype=np.int64)
+    x = vectorizer.fit_transform(encoded)
+    ids = vectorizer.get_feature_names_out().astype(np.int64)
+    doc_freq = np.asarray(x.sum(axis=0)).ravel()
+    ordinary = ~np.isin(ids, sorted(tokenizer.special_ids))
+    x, ids, doc_freq = x[:, ordinary], ids[ordinary], doc_freq[ordinary]
+    order = np.lexsort((ids, -doc_freq))[:1500]
+    items = pq.read_table(out / "items.parquet")
+    assert items["id"].to_pylist() == ids[order].tolist()
+    assert items["doc_freq"].to_pylist() == doc_freq[order].tolist()
+    products = np.triu((x[:, order].T @ x[:, order]).toarray(), k=1)
+    i, j = np.nonzero(products)
+    table = pa.concat_tables([pq.read_table(p) for p in sorted((out / "pairs").glob("*"))])
+    assert np.array_equal(table["i"].to_numpy(), i)
+    assert np.array_equal(table["j"].to_numpy(), j)
+    assert np.array_equal(table["n"].to_numpy(), products[i, j])
+    assert len(i) > 100_000
 
 
 def test_choose_items_breaks_ties_by_id() -> None:
