@@ -6,8 +6,11 @@ executor leaves one marker a finished task; a rerun does only what is missing.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +25,10 @@ POLL_SECONDS = 0.5
 
 @dataclass
 class _Step:
-    """One task as a datatrove pipeline step."""
+    """One task as a datatrove pipeline step; `owner` is the process that the run belongs to."""
 
     task: Task
+    owner: int
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
         self.task(rank, world_size)
@@ -33,6 +37,8 @@ class _Step:
         # Runs in a worker process before datatrove logs anything there.
         self.__dict__.update(state)
         _calm_worker()
+        if os.getpid() != self.owner:
+            _end_with(self.owner)
 
 
 def _calm_worker() -> None:
@@ -41,6 +47,38 @@ def _calm_worker() -> None:
     logger.disable("datatrove")
     for name in ("RAYON_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def _end_with(owner: int) -> None:
+    """End this process soon after the process `owner`, so that a killed run leaves nobody at work.
+
+    A worker of a killed run would go on to write where the next run writes too.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(owner, 0)  # sends nothing; fails once the process is gone
+                time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@functools.cache
+def _owners() -> set[int]:
+    """Processes whose forked children end with them: those inside `run_tasks`.
+
+    datatrove forks a process that hands out ranks, and gives no other way to reach it.
+    """
+    owners: set[int] = set()
+
+    def after_fork() -> None:
+        for owner in owners:
+            _end_with(owner)
+
+    os.register_at_fork(after_in_child=after_fork)
+    return owners
 
 
 def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: EngineSettings) -> None:
@@ -54,15 +92,17 @@ def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: Engine
     logger.disable("datatrove")
     workers = max(1, min(engine.worker_count(), n_tasks))
     executor = LocalPipelineExecutor(
-        pipeline=[_Step(task)], tasks=n_tasks, workers=workers, logging_dir=str(folder)
+        pipeline=[_Step(task, os.getpid())], tasks=n_tasks, workers=workers, logging_dir=str(folder)
     )
     with progress(title, n_tasks, "tasks") as ticker:
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(folder, ticker, stop), daemon=True)
         watcher.start()
+        _owners().add(os.getpid())
         try:
             executor.run()
         finally:
+            _owners().discard(os.getpid())
             stop.set()
             watcher.join()
 

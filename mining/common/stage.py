@@ -22,6 +22,7 @@ import platform
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -391,7 +392,19 @@ def _lock(stage: str, out: Path) -> IO[str]:
     handle.truncate(0)
     handle.write(f"`pivots {stage}` (process {os.getpid()} on {platform.node()})")
     handle.flush()
+    _close_in_children(handle)
     return handle
+
+
+def _close_in_children(handle: IO[str]) -> None:
+    """Keep a lock out of forked processes: one that outlives a killed parent would hold it on."""
+    reference = weakref.ref(handle)
+
+    def close() -> None:
+        if (held := reference()) is not None:
+            held.close()
+
+    os.register_at_fork(after_in_child=close)
 
 
 def _missing_outputs(out: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +26,15 @@ from mining.common.stage import begin, read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.count import choose_items, run_count
 from mining.kernels import cooccurrence
-from mining.settings import CountSettings, EngineSettings
+from mining.settings import (
+    CorpusSettings,
+    CountSettings,
+    EngineSettings,
+    TokenizerSettings,
+    TokenizeSettings,
+)
+from mining.tokenize import run_tokenize
+from mining.train_tokenizer import run_tokenizer
 
 ONE = EngineSettings(workers=1)
 Document = tuple[str, str, list[int]]  # language, source, token ids
@@ -208,6 +222,37 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     assert output_bytes(out) == output_bytes(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["frequencies", "pairs"])
+def test_sigkill_leaves_no_lock_and_no_worker(tmp_path: Path, step: str) -> None:
+    """The real signal, to the main process alone, while its workers are at work."""
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", 3000)
+    tokens = make_shards(tmp_path / "tokenize", random_documents(800, 3000, 0.2), tokenizer, 8)
+    settings = CountSettings(top_items=2000, map_tasks=8)
+    out = tmp_path / "killed"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mining.count import run_count\n"
+        "from mining.settings import CountSettings, EngineSettings\n"
+        "if __name__ == '__main__':\n"
+        f"    paths = Path({str(out)!r}), Path({str(tokens)!r}), Path({str(tokenizer)!r})\n"
+        "    engine = EngineSettings(workers=2)\n"
+        "    run_count(CountSettings(top_items=2000, map_tasks=8), *paths, engine)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], cwd=Path(count.__file__).parents[1])
+    limit = time.monotonic() + 120
+    while not list((out / ".work").glob(f"{step}-8/tasks/completions/*")):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    run_count(settings, out, tokens, tokenizer, ONE)  # BusyError if a child kept the lock
+    run_count(settings, tmp_path / "whole", tokens, tokenizer, ONE)
+    assert output_bytes(out) == output_bytes(tmp_path / "whole")
+
+
 def test_word_items(tmp_path: Path, tokenizer: Path) -> None:
     documents = [("en", "web", [0, 1, 2, 2]), ("fr", "web", [2, 1, 0]), ("fr", "web", [2])]
     tokens = make_shards(tmp_path / "tokenize", documents, tokenizer, 2, unit="word")
@@ -245,6 +290,49 @@ def test_inputs_that_cannot_be_counted(tmp_path: Path, tokenizer: Path) -> None:
     empty = make_shards(tmp_path / "empty", [], tokenizer, 1)
     with pytest.raises(InputError, match="no document"):
         run_count(CountSettings(), tmp_path / "e", empty, tokenizer, ONE)
+
+
+@pytest.mark.shared_data
+def test_real_documents_count_as_scikit_learn_counts_them(tmp_path: Path, shared: Path) -> None:
+    """A sample of every file of the real corpus, through the real tokenizer and shards."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    texts = []
+    for number, path in enumerate(sorted((shared / "corpus").rglob("*.jsonl.gz"))):
+        with gzip.open(path, "rt", encoding="utf-8") as handle:
+            records = [json.loads(line) for line in itertools.islice(handle, 12)]
+        for record in records:
+            record["text"] = record["text"][:3000]
+        texts += [record["text"] for record in records]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{number:02d}.jsonl").write_text(lines)
+    corpus = CorpusSettings(path=str(folder))
+    trained = TokenizerSettings(model_type="bpe", vocab_size=4000, sample_chars=200_000)
+    run_tokenizer(trained, corpus, tmp_path / "tokenizer", seed=1)
+    run_tokenize(TokenizeSettings(), corpus, tmp_path / "tokenize", tmp_path / "tokenizer", ONE)
+    out = tmp_path / "count"
+    settings = CountSettings(top_items=1500, map_tasks=3)
+    run_count(settings, out, tmp_path / "tokenize", tmp_path / "tokenizer", ONE)
+
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    encoded = [t.tolist() for t in tokenizer.encode_batch(list(dict.fromkeys(texts)))]
+    vectorizer = CountVectorizer(analyzer=lambda tokens: tokens, binary=True, dtype=np.int64)
+    x = vectorizer.fit_transform(encoded)
+    ids = vectorizer.get_feature_names_out().astype(np.int64)
+    doc_freq = np.asarray(x.sum(axis=0)).ravel()
+    ordinary = ~np.isin(ids, sorted(tokenizer.special_ids))
+    x, ids, doc_freq = x[:, ordinary], ids[ordinary], doc_freq[ordinary]
+    order = np.lexsort((ids, -doc_freq))[:1500]
+    items = pq.read_table(out / "items.parquet")
+    assert items["id"].to_pylist() == ids[order].tolist()
+    assert items["doc_freq"].to_pylist() == doc_freq[order].tolist()
+    products = np.triu((x[:, order].T @ x[:, order]).toarray(), k=1)
+    i, j = np.nonzero(products)
+    table = pa.concat_tables([pq.read_table(p) for p in sorted((out / "pairs").glob("*"))])
+    assert np.array_equal(table["i"].to_numpy(), i)
+    assert np.array_equal(table["j"].to_numpy(), j)
+    assert np.array_equal(table["n"].to_numpy(), products[i, j])
+    assert len(i) > 100_000
 
 
 def test_choose_items_breaks_ties_by_id() -> None:
