@@ -122,7 +122,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 # The only points that wait for the device.
                 pending = _settle(accelerator, pending, done, order)
             if line_due:
-                mean_loss, mean_norm = (sum(column) / len(pending) for column in zip(*pending, strict=True))
+                mean_loss, mean_norm = (
+                    sum(column) / len(pending) for column in zip(*pending, strict=True)
+                )
                 recorder.metric(
                     "train",
                     step=done,

@@ -80,7 +80,10 @@ def head_loss(
     `hidden` float [n, d], `weight` float [vocabulary, d], `labels` int64 [n]. The matrix products
     run in `dtype`, softmax and sums in float32. Differentiable in `hidden` and `weight`, once.
     """
-    rows = rows or rows_per_piece(weight.shape[0], hidden.device.type)
+    if rows is None:
+        # Pieces of equal size, so that none is too small to be worth its products.
+        largest = rows_per_piece(weight.shape[0], hidden.device.type)
+        rows = -(-labels.numel() // -(-labels.numel() // largest))
     with torch.autocast(hidden.device.type, enabled=False):
         loss: Tensor = _HeadLoss.apply(hidden, weight, labels, rows, dtype)  # type: ignore[no-untyped-call]
     return loss

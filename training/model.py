@@ -143,6 +143,7 @@ def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: 
     The bytes depend on weights, settings and tokenizer only.
     """
     from transformers import GenerationConfig
+    from transformers.utils import logging as transformers_logging
 
     remove_tree(out)
     # The folder that a checkpoint came from is no property of the model.
@@ -154,7 +155,13 @@ def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: 
         eos_token_id=tokenizer.eos_id,
         pad_token_id=model.config.pad_token_id,
     )
-    model.save_pretrained(out)
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model.save_pretrained(out)
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, out / name)

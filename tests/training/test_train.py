@@ -1,0 +1,412 @@
+"""The stage as a whole: export, resume, continuation, errors, W&B, several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mining.common.errors import InputError, MismatchError, MissingDependencyError, SettingsError
+from mining.common.stage import read_manifest, verify_outputs
+from mining.common.tokenizer import load_tokenizer
+from training import checkpoint, loop
+from training.errors import DivergedError, StoppedError
+from training.settings import ModelSettings, TrainSettings, WandbSettings
+from training.train import run_train
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from training.settings import ModelSettings, TrainSettings, WandbSettings
+from training.train import run_train
+values = json.loads(sys.argv[1])
+settings = TrainSettings(**{**values, "model": ModelSettings(**values["model"]),
+                            "betas": tuple(values["betas"])})
+mix, out = Path(sys.argv[2]), Path(sys.argv[3])
+run_train(settings, WandbSettings(mode="disabled"), out, mix, "pivot", 7)
+"""
+DEFAULT_GRACE_SECONDS = 240
+
+
+def worker(settings: TrainSettings, mix: Path, out: Path, processes: int = 1) -> list[str]:
+    """Command line that trains in processes of its own."""
+    values = json.dumps(dataclasses.asdict(settings))
+    script = out.parent / "worker.py"
+    script.write_text(WORKER)
+    launcher = (
+        [sys.executable]
+        if processes == 1
+        else [sys.executable, "-m", "torch.distributed.run", "--standalone",
+              "--nproc_per_node", str(processes)]
+    )  # fmt: skip
+    return [*launcher, str(script), values, str(mix), str(out)]
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).resolve().parents[2]
+    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every hashed output and the manifest."""
+    names = [*read_manifest(folder).outputs, "manifest.json"]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    mix: Path,
+    tiny: TrainSettings,
+    no_wandb: WandbSettings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A training that ran in one go, seed 7."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    run_train(tiny, no_wandb, out, mix, "pivot", 7)
+    return out
+
+
+def test_outputs(unbroken: Path, tiny: TrainSettings) -> None:
+    verify_outputs(unbroken)
+    manifest = read_manifest(unbroken, "train")
+    assert {"model/model.safetensors", "model/config.json", "model/tokenizer.json",
+            "metrics.jsonl"} <= set(manifest.outputs)  # fmt: skip
+    assert "timings.jsonl" not in manifest.outputs
+    assert manifest.counts["steps"] == 24
+    assert manifest.counts["tokens"] == 24 * 4 * 16
+    records = lines(unbroken)
+    train = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in train] == [4, 8, 12, 16, 20, 24]
+    assert set(train[0]) == {"kind", "step", "tokens", "loss", "lr", "grad_norm"}
+    validation = [r for r in records if r["kind"] == "validation"]
+    assert [(r["step"], r["lang"]) for r in validation] == [
+        (step, lang) for step in (0, 12, 24) for lang in ("en", "fr")
+    ]
+    assert all(r["tokens"] == r["step"] * 64 for r in records)
+    assert manifest.counts["train_loss"] == train[-1]["loss"] < train[0]["loss"]
+    assert manifest.counts["validation_loss"]["fr"] == validation[-1]["loss"]
+    assert not (unbroken / ".work").exists()
+
+
+def test_export_loads_in_plain_transformers(unbroken: Path, mix: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    model = AutoModelForCausalLM.from_pretrained(unbroken / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(unbroken / "model")
+    ours = load_tokenizer(mix / "tokenizer")
+    text = "w3 w4 nothing w59 w2"
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    assert GenerationConfig.from_pretrained(unbroken / "model").eos_token_id == ours.eos_id
+    saved = load_file(unbroken / "model" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, saved[name])
+    # The last validation loss, computed again from the export by other means.
+    tokens = np.fromfile(mix / "validation" / "en.ds", dtype="<u2").astype(np.int64)
+    total = 0.0
+    for start in range(0, len(tokens) - 1, 16):
+        window = torch.from_numpy(tokens[start : start + 17])[None]
+        with torch.no_grad():
+            logits = model(input_ids=window[:, :-1]).logits
+        total += torch.nn.functional.cross_entropy(logits[0], window[0, 1:], reduction="sum").item()
+    expected = read_manifest(unbroken).counts["validation_loss"]["en"]
+    assert total / (len(tokens) - 1) == pytest.approx(expected, abs=2e-6)
+
+
+def test_done_before_and_changed_settings(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    short = dataclasses.replace(tiny, duration="3steps")
+    run_train(short, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    before = contents(tmp_path / "a")
+    with caplog.at_level(logging.INFO, logger="pivots"):
+        run_train(short, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    assert "already done" in caplog.text
+    faster = dataclasses.replace(short, learning_rate=0.01)
+    with caplog.at_level(logging.INFO, logger="pivots"):
+        run_train(faster, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    assert "settings.learning_rate changed: 0.003 -> 0.01" in caplog.text
+    after = contents(tmp_path / "a")
+    assert before["model/model.safetensors"] != after["model/model.safetensors"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_resumes_to_the_same_bytes(
+    when: int, mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    unbroken: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    saves = []
+
+    def save_then_die(*args: Any, **kwargs: Any) -> None:
+        if len(saves) == when:
+            raise Killed
+        saves.append(checkpoint.save_checkpoint(*args, **kwargs))
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_then_die)
+    # Checkpoints at 10, 20 and 24, lines at multiples of 4: lines and checkpoints do not coincide.
+    if when < 3:
+        with pytest.raises(Killed):
+            run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+        monkeypatch.undo()
+    else:
+        monkeypatch.undo()
+        monkeypatch.setattr("training.model.export_model", lambda *a: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+        monkeypatch.undo()
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def test_sigterm_saves_and_stops(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plain = loop.learning_rate
+
+    def signal_at_step_5(settings: TrainSettings, step: int, n_steps: int) -> float:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(settings, step, n_steps)
+
+    monkeypatch.setattr(loop, "learning_rate", signal_at_step_5)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="after step 6 of 24"):
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert (tmp_path / "a/.work/checkpoints/step-00000006/manifest.json").is_file()
+    monkeypatch.undo()
+    run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def kill_and_rerun(settings: TrainSettings, mix: Path, out: Path, at_step: int) -> None:
+    """Train in a process that is killed once a line of at least `at_step` is written; rerun it."""
+    metrics = out / "metrics.jsonl"
+    with subprocess.Popen(worker(settings, mix, out), env=environment()) as process:
+        deadline = time.monotonic() + DEFAULT_GRACE_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            text = metrics.read_text() if metrics.is_file() else ""
+            whole = text[: text.rfind("\n") + 1].splitlines()
+            if whole and json.loads(whole[-1])["step"] >= at_step:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    subprocess.run(worker(settings, mix, out), env=environment(), check=True)
+
+
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+def test_sigkill_at_a_random_step(
+    attempt: int, mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(tiny, duration="300steps", log_every=2, checkpoint_every=25)
+    run_train(settings, no_wandb, tmp_path / "whole", mix, "pivot", 7)
+    at_step = random.Random(time.time_ns()).randrange(2, 200)
+    kill_and_rerun(settings, mix, tmp_path / "killed", at_step)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole"), f"killed at {at_step}"
+
+
+def test_continues_from_a_checkpoint_folder(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
+) -> None:
+    again = dataclasses.replace(
+        tiny, model=ModelSettings(path=str(unbroken / "model")), duration="2steps"
+    )
+    run_train(again, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    first = read_manifest(unbroken)
+    manifest = read_manifest(tmp_path / "a")
+    assert "model.safetensors" in manifest.inputs["model"]["files"]
+    start = {r["lang"]: r["loss"] for r in lines(tmp_path / "a") if r["step"] == 0}
+    assert start == first.counts["validation_loss"]
+    assert str(unbroken) not in (tmp_path / "a/model/config.json").read_text()
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(
+    make_mix: Callable[..., Path], tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    unbroken: Path,
+) -> None:  # fmt: skip
+    other = make_mix(tmp_path / "mix", vocabulary=70)
+    again = dataclasses.replace(tiny, model=ModelSettings(path=str(unbroken / "model")))
+    with pytest.raises(MismatchError, match="tokenizer fingerprint"):
+        run_train(again, no_wandb, tmp_path / "a", other, "pivot", 0)
+
+
+def test_sequences_longer_than_the_checkpoint_takes(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
+) -> None:
+    again = dataclasses.replace(
+        tiny, model=ModelSettings(path=str(unbroken / "model")), sequence_length=65
+    )
+    with pytest.raises(SettingsError, match="sequence_length"):
+        run_train(again, no_wandb, tmp_path / "a", mix, "pivot", 0)
+
+
+def test_missing_arm_and_unfinished_mix(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"no arm 'random'; its arms are pivot"):
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "random", 0)
+    with pytest.raises(InputError, match="does not exist"):
+        run_train(tiny, no_wandb, tmp_path / "a", tmp_path / "nowhere", "pivot", 0)
+
+
+def test_a_loss_that_is_not_finite_stops(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    calls = []
+    plain = loop.NextTokenLoss.forward
+
+    def poisoned(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        loss = plain(self, tokens)
+        return loss * float("nan") if sum(calls) == 6 else loss
+
+    monkeypatch.setattr(loop.NextTokenLoss, "forward", poisoned)
+    with pytest.raises(DivergedError, match=r"step 6: loss nan") as caught:
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    ids = loop.DataOrder(7, len(loop.Sequences(mix / "pivot/tokens.ds", 60, 16)), 4).ids(5)
+    assert str(ids.tolist()) in str(caught.value)
+    assert not (tmp_path / "a" / "manifest.json").exists()
+
+
+def test_accumulation_gives_the_same_curve(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
+) -> None:
+    split = dataclasses.replace(tiny, micro_batch_sequences=1)
+    run_train(split, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    for mine, theirs in zip(lines(tmp_path / "a"), lines(unbroken), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+
+
+def test_learns_a_tiny_text(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    longer = dataclasses.replace(tiny, duration="400steps", learning_rate=1e-2, log_every=50)
+    run_train(longer, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    counts = read_manifest(tmp_path / "a").counts
+    # Every word follows from the one before; only the first of each document must be guessed,
+    # which costs ln(28) / 16 nats a token, and the 15th word looks like any other.
+    assert counts["train_loss"] < 0.5
+    assert max(counts["validation_loss"].values()) < 0.6
+
+
+def test_runs_in_a_thread(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(tiny, duration="1step")
+    thread = threading.Thread(
+        target=run_train, args=(short, no_wandb, tmp_path / "a", mix, "pivot", 0)
+    )
+    thread.start()
+    thread.join()
+    verify_outputs(tmp_path / "a")
+
+
+def test_wandb_offline(
+    mix: Path, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Path
+) -> None:
+    pytest.importorskip("wandb", reason="needs the extra: pip install 'semantic-pivots[wandb]'")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    run_train(tiny, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 7)
+    (found,) = (tmp_path / "a" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"grad_norm" in found.read_bytes()
+    assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def test_a_missing_or_failing_wandb_stops_nothing(
+    mix: Path, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    short = dataclasses.replace(tiny, duration="1step")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.INFO, logger="pivots"):
+        run_train(short, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 0)
+    assert "no W&B (not installed" in caplog.text
+    with pytest.raises(MissingDependencyError, match=r"semantic-pivots\[wandb\]"):
+        run_train(short, WandbSettings(mode="offline"), tmp_path / "b", mix, "pivot", 0)
+
+    class Broken:
+        @staticmethod
+        def init(**_: Any) -> None:
+            raise OSError("no space")
+
+    monkeypatch.setitem(sys.modules, "wandb", Broken)
+    run_train(short, WandbSettings(mode="offline"), tmp_path / "c", mix, "pivot", 0)
+    verify_outputs(tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(tiny, duration="50steps", log_every=1)
+    run_train(settings, no_wandb, tmp_path / "one", mix, "pivot", 7)
+    command = worker(settings, mix, tmp_path / "two", processes=2)
+    subprocess.run(command, env=environment(), check=True, timeout=DEFAULT_GRACE_SECONDS)
+    verify_outputs(tmp_path / "two")
+    for mine, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        assert (mine["step"], mine["kind"]) == (theirs["step"], theirs["kind"])
+    # Done before: both processes notice.
+    subprocess.run(command, env=environment(), check=True, timeout=DEFAULT_GRACE_SECONDS)
+
+
+@pytest.mark.slow
+def test_torch_compile(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on CPU needs a C++ compiler: install g++")
+    model = dataclasses.replace(tiny.model, n_layers=1)
+    plain = dataclasses.replace(tiny, model=model, duration="4steps", log_every=1)
+    run_train(plain, no_wandb, tmp_path / "plain", mix, "pivot", 7)
+    compiled = dataclasses.replace(plain, compile=True)
+    run_train(compiled, no_wandb, tmp_path / "compiled", mix, "pivot", 7)
+    pairs = zip(lines(tmp_path / "compiled"), lines(tmp_path / "plain"), strict=True)
+    assert all(mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4) for mine, theirs in pairs)
+
+
+@pytest.mark.gpu
+def test_bf16_on_a_gpu(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: run on a machine with a GPU and a CUDA build of torch")
+    on_cpu = dataclasses.replace(tiny, device="cpu")
+    run_train(on_cpu, no_wandb, tmp_path / "cpu", mix, "pivot", 7)
+    run_train(tiny, no_wandb, tmp_path / "gpu", mix, "pivot", 7)
+    counts = read_manifest(tmp_path / "gpu").counts
+    assert counts["device"] == "cuda"
+    assert counts["precision"] == "bf16"
+    for mine, theirs in zip(lines(tmp_path / "gpu"), lines(tmp_path / "cpu"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=0.05)
