@@ -1,0 +1,165 @@
+"""The whole chain through the command line, on the generated world at a size for tests."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from launch.config import STAGES
+from mining.common.stage import read_manifest, verify_outputs
+from tests.conftest import REPOSITORY, folder_bytes
+
+CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"
+ARMS = ("random", "pivot", "low-pivot", "original")
+FANNED = ("train", "evaluate", "trace", "attribute")
+pytestmark = pytest.mark.slow
+
+
+def pivots(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, error = process.communicate(timeout=600)
+    assert process.returncode == 0, error[-3000:]
+    return out, error
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("base") / "run"
+    printed, _ = finish(pivots("run", str(CONFIG), "--out", str(out)))
+    assert printed.strip().endswith("report.html")
+    return out
+
+
+def test_every_stage_is_finished_and_as_its_manifest_says(base: Path) -> None:
+    for stage in STAGES:
+        folders = [base / stage]
+        if stage in FANNED:
+            folders = [base / stage / arm / "0" for arm in ARMS]
+        for folder in folders:
+            assert read_manifest(folder).stage == stage
+            verify_outputs(folder)
+            assert not (folder / ".work").exists()
+
+
+def test_a_second_run_does_nothing_and_changes_nothing(base: Path) -> None:
+    before = folder_bytes(base)
+    _, log = finish(pivots("run", str(CONFIG), "--out", str(base)))
+    assert log.count("already done") == 9 + len(FANNED) * len(ARMS)
+    assert folder_bytes(base) == before
+
+
+def test_mixes_balance_and_the_pivot_arm_is_richer(base: Path) -> None:
+    arms = json.loads((base / "mix" / "arms.json").read_text())["arms"]
+    assert len({arm["tokens"] for arm in arms.values()}) == 1
+    for lang in ("la", "lb", "lc"):
+        tokens = {name: arms[name]["languages"][lang]["tokens"] for name in ARMS[:3]}
+        assert set(tokens.values()) == {10_000}
+        means = [arms[n]["languages"][lang]["mean_proportion"] for n in ("low-pivot", "random", "pivot")]
+        assert means == sorted(means)
+        assert means[2] > 1.5 * means[1]
+
+
+def test_planted_pivots_are_found(base: Path) -> None:
+    table = pd.read_parquet(base / "pivots" / "pivots.parquet")
+    truth = json.loads((base / "world" / "truth.json").read_text())
+    planted = set(truth["pivots"])
+    found = set(table.text[table.is_pivot].str.strip())
+    assert len(found & planted) >= 0.7 * len(planted)
+    assert len(found & planted) >= 0.7 * len(found)
+
+
+def test_checkpoint_opens_in_plain_transformers(base: Path) -> None:
+    folder = base / "train" / "pivot" / "0" / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("LA", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    assert model(ids).logits.shape[-1] >= len(tokenizer)
+
+
+def test_losses_fall(base: Path) -> None:
+    for arm in ARMS:
+        lines = (base / "train" / arm / "0" / "metrics.jsonl").read_text().splitlines()
+        metrics = pd.DataFrame(map(json.loads, lines))
+        train = metrics[metrics.kind == "train"].loss
+        assert train.iloc[-1] < train.iloc[0] - 0.5
+        validation = metrics[metrics.kind == "validation"].groupby("step").loss.mean()
+        assert validation.iloc[-1] < validation.iloc[0]
+
+
+def test_report_is_one_file_that_names_the_arms(base: Path) -> None:
+    page = (base / "report" / "report.html").read_text()
+    assert len(page) < 10_000_000
+    assert all(arm in page for arm in ARMS)
+    assert 'src="http' not in page
+    figures = list((base / "report" / "figures").iterdir())
+    assert {path.suffix for path in figures} == {".png", ".svg"}
+
+
+def test_lineage_leads_to_the_world(base: Path) -> None:
+    out, _ = finish(pivots("lineage", str(base / "attribute" / "pivot" / "0")))
+    for stage in ("attribute", "trace", "evaluate", "train", "mix", "score", "pivots", "count"):
+        assert f"{stage} " in out
+    assert "CHANGED" not in out
+
+
+def only_stage(stage: str, base: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """One stage into a folder of its own, all its inputs taken from the unbroken run."""
+    arguments = [stage, "--config", str(CONFIG), "--out", str(out), *more]
+    for other in STAGES:
+        if other != stage:
+            arguments += [f"--inputs.{other}", str(base / other)]
+    if stage in FANNED:
+        arguments += ["--only", '["pivot/0"]']
+    return pivots(*arguments)
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_killed_stage_is_finished_by_a_rerun_with_the_same_bytes(
+    stage: str, base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "whole" / stage
+    start = time.monotonic()
+    finish(only_stage(stage, base, tmp_path / "whole"))
+    took = time.monotonic() - start
+    expected = folder_bytes(base / stage / "pivot" / "0" if stage in FANNED else base / stage)
+    done = folder / "pivot" / "0" if stage in FANNED else folder
+    assert folder_bytes(done) == expected
+    broken = tmp_path / "broken"
+    work = broken / stage / ("pivot/0" if stage in FANNED else ".") / ".work"
+    process = only_stage(stage, base, broken)
+    # Somewhere in the middle of the work: after it began, before it would have ended.
+    while not work.exists() and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(max(0.0, 0.3 * (took - (time.monotonic() - start - took))) * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    manifest = work.parent / "manifest.json"
+    killed_in_time = not manifest.exists()
+    finish(only_stage(stage, base, broken))
+    assert folder_bytes(work.parent) == expected
+    assert killed_in_time or took < 3, f"{stage} was over before the kill"
+
+
+def test_a_changed_setting_is_named_and_the_stage_runs_again(base: Path, tmp_path: Path) -> None:
+    finish(only_stage("pivots", base, tmp_path))
+    before = folder_bytes(tmp_path / "pivots")
+    _, log = finish(only_stage("pivots", base, tmp_path, "--pivots.min_gap", "0.1"))
+    assert "pivots: runs again, settings.min_gap changed: 0.06 -> 0.1" in log
+    assert folder_bytes(tmp_path / "pivots") != before
+    finish(only_stage("pivots", base, tmp_path))
+    assert folder_bytes(tmp_path / "pivots") == before
