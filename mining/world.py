@@ -205,7 +205,7 @@ def _write_documents(path: Path, records: Iterator[dict[str, Any]]) -> None:
     # No file name and no time in the header: the same documents are the same bytes.
     with (
         path.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=3, mtime=0) as packed,
         io.BufferedWriter(packed, buffer_size=1 << 20) as handle,
     ):
         for record in records:
