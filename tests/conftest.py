@@ -105,9 +105,11 @@ def word_tokenizer(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file of a stage's folder but the ones that hold times and locks."""
+    """Every file of a stage's folder (or of all stages below) but those that hold times and logs."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("run.json", ".lock")
+        if path.is_file()
+        and path.name not in ("run.json", ".lock", "timings.jsonl")
+        and "wandb" not in path.parts
     }
