@@ -105,7 +105,7 @@ def word_tokenizer(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file of a stage's folder (or of all stages below) but those that hold times and logs."""
+    """Every file of a stage folder (or of all stages below) but those with times and logs."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
