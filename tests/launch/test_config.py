@@ -135,6 +135,9 @@ def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     assert "evaluate/m/0" in names
     assert "train/m/0" not in names
     assert plan.folder("count") == Path("elsewhere")
+    assert "count" not in names  # a folder that `inputs` names is read, never written
+    with pytest.raises(SettingsError, match="finished folder for it: elsewhere"):
+        select_jobs(plan, "count")
     assert [m.revision for m in plan.models() if m.label == "m"] == ["v1"]
     only = Plan(dataclasses.replace(config, only=("random/5", "m")))
     assert [job.name for job in select_jobs(only, "train")] == ["train/random/5"]
