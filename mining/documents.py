@@ -72,26 +72,30 @@ class CorpusInput:
         known = (recorded or {}).get("files", {})
         stamps = (run or {}).get("files", {})
         result: dict[str, Any] = {}
-        for name, stamp in self._stamps().items():
-            if name in known and stamps.get(name) == stamp:
-                result[name] = known[name]
-            elif known.get(name, {}).get("bytes") == stamp[0]:
-                path = list_documents(self.settings)[name]
-                result[name] = {"bytes": stamp[0], "sha256": _hash_file(path)}
+        files = list_documents(self.settings)
+        for name, stamp in _stamps(files).items():
+            before = known.get(name, {})
+            if before and stamps.get(name) == stamp:
+                result[name] = before
+            elif "sha256" in before and before["bytes"] == stamp[0]:
+                result[name] = {"bytes": stamp[0], "sha256": _hash_file(files[name])}
             else:
                 result[name] = {"bytes": stamp[0], "modified": stamp[1]}
         return {"files": result}
 
     def location(self) -> Any:
-        return {"path": self.settings.path, "files": self._stamps()}
+        return {"path": self.settings.path, "files": _stamps(list_documents(self.settings))}
 
-    def _stamps(self) -> dict[str, list[Any]]:
-        stamps: dict[str, list[Any]] = {}
-        for name, path in list_documents(self.settings).items():
-            info = _filesystem(path)[0].info(_filesystem(path)[1])
-            modified = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
-            stamps[name] = [int(info["size"]), str(modified)]
-        return stamps
+
+def _stamps(files: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Size and time of each file (name -> path)."""
+    stamps: dict[str, list[Any]] = {}
+    for name, path in files.items():
+        filesystem, inner = _filesystem(path)
+        info = filesystem.info(inner)
+        modified = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
+        stamps[name] = [int(info["size"]), str(modified)]
+    return stamps
 
 
 def list_documents(corpus: CorpusSettings) -> dict[str, str]:
