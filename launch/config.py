@@ -126,7 +126,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
-def parse_config(argv: Sequence[str], command: str, default: Path | None = None) -> RunConfig:
+def parse_config(argv: Sequence[str], command: str) -> RunConfig:
     """The settings that a config file and the command line make together.
 
     Prints and exits on --help (only the sections that `command` reads) and --print_config. Raises
@@ -139,8 +139,6 @@ def parse_config(argv: Sequence[str], command: str, default: Path | None = None)
         _help(command)
     parser = _parser(command, skip=())
     arguments = list(argv)
-    if default is not None and not any(a.startswith("--config") for a in arguments):
-        arguments = ["--config", str(default), *arguments]
     for file in _config_files(arguments):
         _check_sections(Path(file))
     try:

@@ -123,6 +123,14 @@ def test_print_config_is_a_config(tmp_path: Path) -> None:
     assert parse_config(["--config", str(tmp_path / "p.yaml")], "run").seed == 7
 
 
+def test_a_run_without_documents_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path / "r")]) == 2
+    assert "configs/quickstart.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     config = RunConfig(
         out="r", seeds=(0, 5), models={"m": "hub/id@v1"}, inputs={"count": "elsewhere"}
