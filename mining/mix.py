@@ -134,6 +134,13 @@ def select_documents(
     )
     long_enough = documents["n_tokens"].to_numpy() >= settings.min_document_tokens
     pool = ~in_validation & ~always & long_enough
+    if not pool.any():
+        raise InputError(
+            f"mix: none of {len(documents)} documents may be drawn: they are in the validation "
+            "split, of always_sources, or shorter than min_document_tokens"
+        )
+    if unknown := sorted(set(settings.always_sources) - set(documents["source"])):
+        raise SettingsError(f"mix.always_sources: no document has the source {', '.join(unknown)}")
     place = _hashes(seed, "order", ids)
 
     selections: dict[str, Selection] = {}

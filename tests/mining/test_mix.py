@@ -16,7 +16,7 @@ from datatrove.pipeline.writers import JsonlWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mining.common.errors import MismatchError, SettingsError
+from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.shards import write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.token_file import open_token_file
@@ -268,3 +268,11 @@ def test_datatrove_users_can_filter_their_own_pipeline(
         assert row["metadata"]["pivot_proportion"] == pytest.approx(share)
     lines = (tmp_path / "bad" / "zz.jsonl.jsonl").read_text().splitlines()
     assert [json.loads(line)["reason"] for line in lines] == ["no text"]
+
+
+def test_nothing_to_draw_and_unknown_sources_are_said() -> None:
+    documents = table(50, 0)
+    with pytest.raises(InputError, match="min_document_tokens"):
+        select_documents(documents, MixSettings(arms=("random",), min_document_tokens=99), 0)
+    with pytest.raises(SettingsError, match="no document has the source nowhere"):
+        select_documents(documents, MixSettings(always_sources=("fixed", "nowhere")), 0)
