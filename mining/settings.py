@@ -250,7 +250,7 @@ class MixSettings:
         languages: share of the budget for each language, but the fill-up language, which takes the
             rest. Empty shares the budget evenly between all languages.
         fill_language: the language that fills up what the shares leave over; always by random draw.
-        max_pool_share: no arm draws more than this share of a language's tokens.
+        max_pool_share: no arm draws more than this share of a language's tokens that may be drawn.
         always_sources: documents of these sources stand in every arm, beside the budget.
         min_document_tokens: shorter documents are never drawn.
         max_document_tokens: longer documents are cut to this; null for no limit.

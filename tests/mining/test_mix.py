@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.kernels.proportion import count_pivots
 from mining.kernels.select import fill_budget
-from mining.mix import language_budgets, run_mix, select_documents
+from mining.mix import describe_arms, language_budgets, run_mix, select_documents
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
@@ -276,3 +277,17 @@ def test_nothing_to_draw_and_unknown_sources_are_said() -> None:
         select_documents(documents, MixSettings(arms=("random",), min_document_tokens=99), 0)
     with pytest.raises(SettingsError, match="no document has the source nowhere"):
         select_documents(documents, MixSettings(always_sources=("fixed", "nowhere")), 0)
+
+
+def test_pool_share_is_of_what_may_be_drawn() -> None:
+    documents = table(600, 1)
+    documents["lang"] = "en"
+    mix = MixSettings(arms=("random",), always_sources=("fixed",), max_document_tokens=20)
+    mix = dataclasses.replace(mix, budget_tokens=1, validation_share=0.2)
+    with pytest.raises(SettingsError) as caught:
+        select_documents(documents, dataclasses.replace(mix, budget_tokens=10**9), 0)
+    most = int(str(caught.value).split("give only ")[1].split()[0])
+    mix = dataclasses.replace(mix, budget_tokens=most)
+    report = describe_arms(documents, select_documents(documents, mix, 0), mix, 0)
+    share = report["arms"]["random"]["languages"]["en"]["pool_share"]
+    assert share == pytest.approx(mix.max_pool_share, abs=1e-3)
