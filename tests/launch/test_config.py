@@ -51,6 +51,8 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"seeds": []}, [], r"c\.yaml: seeds: found \(\), expected at least one"),
         ({}, ["--count.top_items", "1"], r"command line: count\.top_items: found 1"),
         ({}, ["--count.nothing", "1"], r"count\.nothing"),
+        ({}, ["--count.top_item", "60"], r"count\.top_item"),
+        ({"only": ["pivot/7"]}, [], r"c\.yaml: only: found \('pivot/7',\), expected ARM"),
         ({"inputs": {"nostage": "x"}}, [], r"inputs: .*expected names of stages"),
         ({"train": {"duration": "5 apples"}}, [], r"duration: found '5 apples'"),
     ],
@@ -151,7 +153,7 @@ def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     assert [job.name for job in select_jobs(only, "train")] == ["train/random/5"]
     assert [job.name for job in select_jobs(only, "trace")] == ["trace/random/5", "trace/m/0"]
     with pytest.raises(SettingsError, match="nothing to do"):
-        select_jobs(Plan(dataclasses.replace(config, only=("x",))), "train")
+        select_jobs(Plan(dataclasses.replace(config, only=("m",))), "train")
 
 
 def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:
