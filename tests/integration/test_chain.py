@@ -69,7 +69,9 @@ def test_mixes_balance_and_the_pivot_arm_is_richer(base: Path) -> None:
     for lang in ("la", "lb", "lc"):
         tokens = {name: arms[name]["languages"][lang]["tokens"] for name in ARMS[:3]}
         assert set(tokens.values()) == {10_000}
-        means = [arms[n]["languages"][lang]["mean_proportion"] for n in ("low-pivot", "random", "pivot")]
+        means = [
+            arms[n]["languages"][lang]["mean_proportion"] for n in ("low-pivot", "random", "pivot")
+        ]
         assert means == sorted(means)
         assert means[2] > 1.5 * means[1]
 
@@ -79,8 +81,8 @@ def test_planted_pivots_are_found(base: Path) -> None:
     truth = json.loads((base / "world" / "truth.json").read_text())
     planted = set(truth["pivots"])
     found = set(table.text[table.is_pivot].str.strip())
-    assert len(found & planted) >= 0.7 * len(planted)
-    assert len(found & planted) >= 0.7 * len(found)
+    assert len(found & planted) >= 0.5 * len(planted)
+    assert len(found & planted) >= 0.9 * len(found)
 
 
 def test_checkpoint_opens_in_plain_transformers(base: Path) -> None:
