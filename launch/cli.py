@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.config import STAGES, RunConfig, parse_config, save_config
-from mining.common.errors import PivotsError
+from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
 
@@ -22,8 +22,8 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
-Every command takes --help, --print_config, --verbose and --quiet. Without a config the embedded
-default runs: a generated world that needs no download.
+Every command takes --help, --print_config, --verbose and --quiet. A config without corpus.path runs
+on a generated world that needs no download: configs/quickstart.yaml.
 """
 
 
@@ -61,7 +61,14 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     if command == "run":
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", *arguments]
-        return _run(parse_config(arguments, command))
+        config = parse_config(arguments, command)
+        if config.corpus.path is None and not any(a.startswith("--config") for a in arguments):
+            # The defaults are for somebody's corpus; a world wants others, and fails at the mix.
+            raise SettingsError(
+                "run: found no documents; give a config (configs/quickstart.yaml generates them) "
+                "or --corpus.path FOLDER"
+            )
+        return _run(config)
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
     known = ", ".join(("run", *STAGES, "lineage", "verify"))

@@ -102,6 +102,10 @@ class RunConfig:
         check_setting(self, "inputs", not unknown, f"names of stages: {', '.join(STAGES)}")
         clash = sorted(set(self.models) & set(self.mix.arms))
         check_setting(self, "models", not clash, "names that no arm has")
+        labels = (*self.mix.arms, *self.models)
+        known = {*labels, *(f"{label}/{seed}" for label in labels for seed in self.seeds)}
+        places = f"ARM, ARM/SEED or a model: {', '.join(labels)}; seeds {self.seeds}"
+        check_setting(self, "only", set(self.only) <= known, places)
 
 
 # Stage -> (what it does, the sections it reads beside the shared ones).
@@ -126,7 +130,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
-def parse_config(argv: Sequence[str], command: str, default: Path | None = None) -> RunConfig:
+def parse_config(argv: Sequence[str], command: str) -> RunConfig:
     """The settings that a config file and the command line make together.
 
     Prints and exits on --help (only the sections that `command` reads) and --print_config. Raises
@@ -139,8 +143,6 @@ def parse_config(argv: Sequence[str], command: str, default: Path | None = None)
         _help(command)
     parser = _parser(command, skip=())
     arguments = list(argv)
-    if default is not None and not any(a.startswith("--config") for a in arguments):
-        arguments = ["--config", str(default), *arguments]
     for file in _config_files(arguments):
         _check_sections(Path(file))
     try:
@@ -182,6 +184,7 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
             "--print_config shows the result."
         ),
         exit_on_error=False,
+        allow_abbrev=False,  # `--count.top` would be taken for the first key that begins so
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings")
     parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))

@@ -50,6 +50,8 @@ class Plan:
         for stage in STAGES:
             if stage == "world" and not self.generated:
                 continue
+            if stage in self.config.inputs:
+                continue  # somebody's finished folder: read, never written
             found.extend(getattr(self, f"_{stage}")())
         return found
 
@@ -286,10 +288,11 @@ def select_jobs(plan: Plan, stage: str) -> list[Job]:
     """The jobs of one stage; SettingsError where the configuration has none."""
     jobs = [job for job in plan.jobs() if job.stage == stage]
     if not jobs:
-        what = (
-            "the corpus has a path, so that no world is generated (corpus.path)"
-            if stage == "world"
-            else f"`only` leaves nothing to do: {', '.join(plan.config.only)}"
-        )
+        if stage in plan.config.inputs:
+            what = f"inputs names a finished folder for it: {plan.config.inputs[stage]}"
+        elif stage == "world":
+            what = "the corpus has a path, so that no world is generated (corpus.path)"
+        else:
+            what = f"`only` leaves nothing to do: {', '.join(plan.config.only)}"
         raise SettingsError(f"{stage}: {what}")
     return jobs

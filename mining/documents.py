@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from mining.settings import CorpusSettings
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".ndjson", ".parquet")
 KEPT_BYTES = 64 << 10
 MAX_ID_CHARS = 4096
+# Languages name files and columns, so that no text from a record may lead out of a folder.
+LANGUAGE_CODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 READ_BYTES = 1 << 20
 PARQUET_ROWS = 1024
 
@@ -72,26 +75,30 @@ class CorpusInput:
         known = (recorded or {}).get("files", {})
         stamps = (run or {}).get("files", {})
         result: dict[str, Any] = {}
-        for name, stamp in self._stamps().items():
-            if name in known and stamps.get(name) == stamp:
-                result[name] = known[name]
-            elif known.get(name, {}).get("bytes") == stamp[0]:
-                path = list_documents(self.settings)[name]
-                result[name] = {"bytes": stamp[0], "sha256": _hash_file(path)}
+        files = list_documents(self.settings)
+        for name, stamp in _stamps(files).items():
+            before = known.get(name, {})
+            if before and stamps.get(name) == stamp:
+                result[name] = before
+            elif "sha256" in before and before["bytes"] == stamp[0]:
+                result[name] = {"bytes": stamp[0], "sha256": _hash_file(files[name])}
             else:
                 result[name] = {"bytes": stamp[0], "modified": stamp[1]}
         return {"files": result}
 
     def location(self) -> Any:
-        return {"path": self.settings.path, "files": self._stamps()}
+        return {"path": self.settings.path, "files": _stamps(list_documents(self.settings))}
 
-    def _stamps(self) -> dict[str, list[Any]]:
-        stamps: dict[str, list[Any]] = {}
-        for name, path in list_documents(self.settings).items():
-            info = _filesystem(path)[0].info(_filesystem(path)[1])
-            modified = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
-            stamps[name] = [int(info["size"]), str(modified)]
-        return stamps
+
+def _stamps(files: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Size and time of each file (name -> path)."""
+    stamps: dict[str, list[Any]] = {}
+    for name, path in files.items():
+        filesystem, inner = _filesystem(path)
+        info = filesystem.info(inner)
+        modified = info.get("mtime") or info.get("LastModified") or info.get("ETag") or ""
+        stamps[name] = [int(info["size"]), str(modified)]
+    return stamps
 
 
 def list_documents(corpus: CorpusSettings) -> dict[str, str]:
@@ -154,12 +161,52 @@ class FileReader:
         try:
             with filesystem.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
                 for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                    for row in batch.to_pylist():
+                    for row in _rows(batch):
                         number += 1
-                        data = json.dumps(row, ensure_ascii=True, default=str).encode()
-                        yield _record(row, data, self.name, number, self.settings)
+                        yield self._parquet_record(row, number)
         except (pa.ArrowException, OSError) as error:
             yield _rejected(self.name, number + 1, "damaged file", str(error), b"")
+
+    def _parquet_record(self, row: dict[str, Any] | _BadRow, number: int) -> Record | Rejected:
+        if isinstance(row, _BadRow):
+            return _rejected(self.name, number, "invalid UTF-8", row.detail, row.raw)
+        data = json.dumps(row, ensure_ascii=True, default=str).encode()
+        if len(data) > self.settings.max_record_bytes:
+            detail = f"{len(data)} bytes as JSON, more than {self.settings.max_record_bytes}"
+            return _rejected(self.name, number, "record is too long", detail, data)
+        return _record(row, data, self.name, number, self.settings)
+
+
+@dataclass(frozen=True)
+class _BadRow:
+    """A row of Parquet with a string that is no UTF-8; `raw` is the row as text."""
+
+    detail: str
+    raw: bytes
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | _BadRow]:
+    """The rows of a batch; Parquet says that its strings are UTF-8, but nobody checks it."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(len(batch)):
+            one = batch.slice(number, 1)
+            try:
+                yield one.to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield _BadRow(f"at byte {error.start} of a string", _raw_row(one))
+    else:
+        yield from rows
+
+
+def _raw_row(row: pa.RecordBatch) -> bytes:
+    """A batch of one row as text, its strings as bytes."""
+    values = (
+        column.cast(pa.binary()).to_pylist()[0] if pa.types.is_string(column.type) else column
+        for column in row.columns
+    )
+    return "\n".join(map("{}: {}".format, row.schema.names, values)).encode()
 
 
 def read_records(path: str, name: str, settings: CorpusSettings) -> Iterator[Record | Rejected]:
@@ -215,11 +262,13 @@ def _record(
         if found is not None and not isinstance(found, str):
             return reject(f"{name} is not a string", f"found {type(found).__name__}")
         optional[name] = found or None
+    if optional["lang"] is not None and not LANGUAGE_CODE.fullmatch(optional["lang"]):
+        return reject("lang is no language code", f"found {optional['lang'][:80]!r}")
     return Record(
         id=identifier,
         text=text,
         lang=optional["lang"],
-        source=optional["source"] or file.split(".", 1)[0],
+        source=optional["source"] or _without_suffix(file),
         group=optional["group"],
         file=file,
         line=number,
@@ -235,6 +284,12 @@ def _rejected(file: str, line: int, reason: str, detail: str, raw: bytes) -> Rej
 def reject_record(record: Record, reason: str, detail: str) -> Rejected:
     """Quarantine a record that was read well but cannot stand (say, its id stood before)."""
     return _rejected(record.file, record.line, reason, detail, record.raw)
+
+
+def _without_suffix(file: str) -> str:
+    """A file's name without the suffix of its format; folders may have dots in their names."""
+    suffix = max((s for s in SUFFIXES if file.endswith(s)), key=len, default="")
+    return file.removesuffix(suffix)
 
 
 def _encodable(text: str) -> bool:

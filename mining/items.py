@@ -26,6 +26,8 @@ def tokenizer_input(path: Path) -> Input:
     if (path / MANIFEST).is_file():
         return StageInput(path, "tokenizer")
     names = ("tokenizer.json", "tokenizer_config.json")
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; run `pivots tokenizer` first")
     found = {name: path / name for name in names if (path / name).is_file()}
     return FilesInput(found) if found else FilesInput.folder(path)
 

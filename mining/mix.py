@@ -75,7 +75,7 @@ def run_mix(
         if not name.startswith("validation/"):
             write_table(folder / "documents.parquet", _chosen_table(documents, chosen))
     _write_validation_table(out, documents, selections)
-    report = describe_arms(documents, selections, settings)
+    report = describe_arms(documents, selections, settings, seed)
     write_json(out / "arms.json", report)
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
@@ -122,18 +122,17 @@ def select_documents(
     Everything depends on the documents' ids and groups and the seed, not on their order.
     """
     ids: list[str] = documents["id"].tolist()
-    sizes = documents["n_tokens"].to_numpy(np.int64) + 1
-    if settings.max_document_tokens is not None:
-        sizes = np.minimum(sizes, settings.max_document_tokens)
+    sizes = _sizes(documents, settings)
     lang = documents["lang"].to_numpy()
     always = documents["source"].isin(settings.always_sources).to_numpy()
-    groups = documents["group"].fillna(documents["id"]).tolist()
-    border = int(settings.validation_share * 2.0**64)
-    in_validation = np.fromiter(
-        (hash64(seed, "validation", group) < border for group in groups), bool, len(groups)
-    )
-    long_enough = documents["n_tokens"].to_numpy() >= settings.min_document_tokens
-    pool = ~in_validation & ~always & long_enough
+    in_validation, pool = _split(documents, settings, seed)
+    if not pool.any():
+        raise InputError(
+            f"mix: none of {len(documents)} documents may be drawn: they are in the validation "
+            "split, of always_sources, or shorter than min_document_tokens"
+        )
+    if unknown := sorted(set(settings.always_sources) - set(documents["source"])):
+        raise SettingsError(f"mix.always_sources: no document has the source {', '.join(unknown)}")
     place = _hashes(seed, "order", ids)
 
     selections: dict[str, Selection] = {}
@@ -152,6 +151,28 @@ def select_documents(
         rows, taken = rows[taken > 1], taken[taken > 1]
         selections[f"validation/{code}"] = Selection(rows, taken, np.zeros(len(rows), bool))
     return selections
+
+
+def _split(
+    documents: pd.DataFrame, settings: MixSettings, seed: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which documents are in the validation split, and which may be drawn (both bool [n])."""
+    groups = documents["group"].fillna(documents["id"]).tolist()
+    border = int(settings.validation_share * 2.0**64)
+    in_validation = np.fromiter(
+        (hash64(seed, "validation", group) < border for group in groups), bool, len(groups)
+    )
+    always = documents["source"].isin(settings.always_sources).to_numpy()
+    long_enough = documents["n_tokens"].to_numpy() >= settings.min_document_tokens
+    return in_validation, ~in_validation & ~always & long_enough
+
+
+def _sizes(documents: pd.DataFrame, settings: MixSettings) -> npt.NDArray[np.int64]:
+    """Tokens that each document takes of a budget, with its end-of-text token: int64 [n]."""
+    sizes: npt.NDArray[np.int64] = documents["n_tokens"].to_numpy(np.int64) + 1
+    if settings.max_document_tokens is None:
+        return sizes
+    return np.minimum(sizes, settings.max_document_tokens)
 
 
 def language_budgets(settings: MixSettings, languages: Sequence[str]) -> dict[str, int]:
@@ -297,16 +318,18 @@ def _write_validation_table(
 
 
 def describe_arms(
-    documents: pd.DataFrame, selections: dict[str, Selection], settings: MixSettings
+    documents: pd.DataFrame, selections: dict[str, Selection], settings: MixSettings, seed: int
 ) -> dict[str, Any]:
     """Tokens, documents, proportions and pool shares of the arms, and how far they overlap.
 
     `overlap[a][b]` is the share of a's tokens (without those that stand in every arm) whose
-    document is in b too.
+    document is in b too. A `pool_share` is of what may be drawn, as `max_pool_share` is.
     """
     lang = documents["lang"].to_numpy()
     proportion = documents["proportion"].to_numpy()
-    pool_tokens = (documents["n_tokens"] + 1).groupby(documents["lang"]).sum().to_dict()
+    pool = _split(documents, settings, seed)[1]
+    pool_sizes = np.where(pool, _sizes(documents, settings), 0)
+    pool_tokens = pd.Series(pool_sizes).groupby(lang).sum().to_dict()
     arms: dict[str, Any] = {}
     for arm in settings.arms:
         chosen = selections[arm]

@@ -40,12 +40,13 @@ class CorpusSettings:
     Attributes:
         path: folder or file, local or any fsspec URL; null means the generated world.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
-            *.json.gz and *.parquet.
+            *.json.gz, *.json.zst, *.ndjson and *.parquet.
         languages: the languages to keep, by code; documents in others are dropped (and counted).
             Empty keeps all.
         text_field: field of the document's text; a dot leads into nested objects.
         id_field: field of the document's id, unique in the corpus.
-        lang_field: field of its language; null, or a document without it, means it is identified.
+        lang_field: field of its language, a code of letters, digits, "-" and "_"; null, or a
+            document without it, means it is identified.
         source_field: field of its source; a document without it gets the name of its file.
         group_field: field that documents share which must not be split between training and
             validation, such as the versions of one page in several languages; null for none.
@@ -249,7 +250,7 @@ class MixSettings:
         languages: share of the budget for each language, but the fill-up language, which takes the
             rest. Empty shares the budget evenly between all languages.
         fill_language: the language that fills up what the shares leave over; always by random draw.
-        max_pool_share: no arm draws more than this share of a language's tokens.
+        max_pool_share: no arm draws more than this share of a language's tokens that may be drawn.
         always_sources: documents of these sources stand in every arm, beside the budget.
         min_document_tokens: shorter documents are never drawn.
         max_document_tokens: longer documents are cut to this; null for no limit.

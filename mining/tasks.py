@@ -36,8 +36,9 @@ class _Step:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Runs in a worker process before datatrove logs anything there.
         self.__dict__.update(state)
-        _calm_worker()
         if os.getpid() != self.owner:
+            # Not where datatrove runs the task in this process: its threads are for later stages.
+            _calm_worker()
             _end_with(self.owner)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mining.common.files import atomic_path, read_json, write_json, write_text
+from mining.common.files import atomic_path, read_json, write_json
 from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata
 from mining.common.stage import StageInput, begin, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
@@ -77,7 +78,8 @@ def run_tokenize(
     for k, (name, path) in enumerate(files.items()):
         report = read_json(parts / f"{k:05d}.json")
         duplicates = _requarantine(verdicts[k], path, name, corpus)
-        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", parts, k, duplicates)
+        bad = parts / f"{k:05d}.quarantine.jsonl"
+        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
         _finish_shard(parts, k, out, verdicts[k].keep, ShardInfo("token", fingerprint))
         _settle(report, verdicts[k], parts / f"{k:05d}.parquet")
         reports.append(report)
@@ -123,14 +125,16 @@ def _tokenize_one(
         "dropped": Counter(),
         "languages_identified": 0,
     }
-    rejected: list[Rejected] = []
     hashes: list[bytes] = []
-    good = _keep_records(reader, corpus, report, rejected)
     with (
+        # Written at once: where a setting names the wrong field, every record ends here.
+        atomic_path(parts / f"{k:05d}.quarantine.jsonl") as bad_path,
+        bad_path.open("w", encoding="utf-8") as bad,
         atomic_path(parts / f"{k:05d}.parquet") as temporary,
         pq.ParquetWriter(temporary, PART_SCHEMA, compression="zstd") as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
+        good = _keep_records(reader, corpus, report, lambda item: bad.write(quarantine_line(item)))
         for batch in _batches(good, ROWS_PER_GROUP):
             tokens = tokenizer.encode_batch([record.text for record, _ in batch])
             writer.write_table(_part_table(batch, tokens))
@@ -141,8 +145,6 @@ def _tokenize_one(
     array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
     with atomic_path(parts / f"{k:05d}.npy") as temporary, temporary.open("wb") as handle:
         np.save(handle, array)
-    lines = "".join(quarantine_line(item) for item in rejected)
-    write_text(parts / f"{k:05d}.quarantine.jsonl", lines)
     report["sha256"] = reader.sha256
     write_json(parts / f"{k:05d}.json", report)
 
@@ -151,13 +153,13 @@ def _keep_records(
     reader: Iterable[Record | Rejected],
     corpus: CorpusSettings,
     report: dict[str, Any],
-    rejected: list[Rejected],
+    reject: Callable[[Rejected], object],
 ) -> Iterator[tuple[Record, str]]:
     """Yield the records that stand by themselves, with their language; account for the others."""
     for item in reader:
         report["records"] += 1
         if isinstance(item, Rejected):
-            rejected.append(item)
+            reject(item)
             report["quarantined"][item.reason] += 1
             continue
         if len(item.text) < corpus.min_chars:
@@ -241,27 +243,33 @@ def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 def _requarantine(
     verdict: Verdict, path: str, name: str, corpus: CorpusSettings
-) -> dict[int, Rejected]:
-    """Fetch the raw records of a file's duplicate ids again; row among the good ones -> record."""
-    found: dict[int, Rejected] = {}
+) -> Iterator[Rejected]:
+    """Fetch the raw records of a file's duplicate ids again, in order."""
     if not verdict.same_id:
-        return found
+        return
     wanted = set(verdict.same_id)
     report: dict[str, Any] = defaultdict(Counter, records=0, languages_identified=0)
-    good = _keep_records(FileReader(path, name, corpus), corpus, report, [])
+    good = _keep_records(FileReader(path, name, corpus), corpus, report, lambda _: None)
     for row, (record, _) in enumerate(good):
         if row in wanted:
             detail = f"the id {record.id!r} stood in an earlier record"
-            found[row] = reject_record(record, "duplicate id", detail)
-    return found
+            yield reject_record(record, "duplicate id", detail)
 
 
-def _write_quarantine(path: Path, parts: Path, k: int, duplicates: dict[int, Rejected]) -> None:
-    text = (parts / f"{k:05d}.quarantine.jsonl").read_text(encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    lines += [quarantine_line(item) for item in duplicates.values()]
-    if lines:
-        write_text(path, "".join(sorted(lines, key=lambda line: int(json.loads(line)["line"]))))
+def _write_quarantine(path: Path, bad: Path, duplicates: Iterator[Rejected]) -> None:
+    """Merge a file's bad records (JSON lines) and its duplicate ids by line; no file for none."""
+    with bad.open(encoding="utf-8") as lines:
+        merged = heapq.merge(lines, map(quarantine_line, duplicates), key=_line_number)
+        first = next(merged, None)
+        if first is None:
+            return
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+            handle.write(first)
+            handle.writelines(merged)
+
+
+def _line_number(line: str) -> int:
+    return int(json.loads(line)["line"])
 
 
 def quarantine_line(item: Rejected) -> str:

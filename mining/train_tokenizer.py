@@ -38,11 +38,13 @@ def run_tokenizer(
     """Write a tokenizer folder to `out` (see the module's text)."""
     recorded = {**settings_dict(settings), "corpus": settings_dict(corpus), "seed": seed}
     if settings.path is not None:
-        given: Input = (
-            FilesInput.folder(Path(settings.path))
-            if Path(settings.path).exists()
-            else NamedInput(f"{settings.path}@{settings.revision or 'main'}")
-        )
+        given: Input = NamedInput(f"{settings.path}@{settings.revision or 'main'}")
+        if Path(settings.path).exists():
+            # Not the whole folder: a model's weights may lie beside its tokenizer.
+            found = {name: Path(settings.path) / name for name in ("tokenizer.json", *SIDE_FILES)}
+            given = FilesInput({name: path for name, path in found.items() if path.is_file()})
+            if "tokenizer.json" not in given.files:
+                raise InputError(f"{settings.path}: holds no tokenizer.json (tokenizer.path)")
         run = begin("tokenizer", out, {"revision": settings.revision}, {"tokenizer": given})
         if run is not None:
             _copy_tokenizer(settings.path, settings.revision, out)
@@ -89,8 +91,6 @@ def _copy_tokenizer(source: str, revision: str | None, out: Path) -> None:
         if path.is_file():
             with atomic_path(out / name) as temporary:
                 shutil.copyfile(path, temporary)
-        elif name == "tokenizer.json":
-            raise InputError(f"{folder}: holds no tokenizer.json (tokenizer.path)")
 
 
 def _sample(

@@ -142,9 +142,10 @@ def _documents_of(reader: FileReader, shard: Any, path: Path) -> Iterator[Record
     """The records that the shard holds, in order.
 
     A shard is its file's records without the rejected and dropped ones, so both are walked through
-    side by side. The length tells a document from a duplicate id before it.
+    side by side. Length and language tell a document from one of the same id that was dropped.
     """
     ids = shard.column("id").to_pylist()
+    langs = shard.column("lang").to_pylist()
     lengths = shard.column("n_chars").to_pylist()
     row = 0
     for record in reader:
@@ -153,6 +154,7 @@ def _documents_of(reader: FileReader, shard: Any, path: Path) -> Iterator[Record
             and isinstance(record, Record)
             and record.id == ids[row]
             and len(record.text) == lengths[row]
+            and record.lang in (None, langs[row])
         ):
             row += 1
             yield record

@@ -90,8 +90,9 @@ def shard_metadata(info: ShardInfo) -> dict[str, str]:
 
 
 def list_shards(folder: Path) -> list[Path]:
-    """The shards of a folder (`<number>.parquet`), by name; InputError where there is none."""
-    paths = sorted(folder.glob("[0-9]*.parquet"))
+    """The shards of a folder (`<number>.parquet`), by number; InputError where there is none."""
+    # By length first: names have five digits, and more from the 100,000th on.
+    paths = sorted(folder.glob("[0-9]*.parquet"), key=lambda path: (len(path.name), path.name))
     if not paths:
         raise InputError(f"{folder}: holds no token shards (*.parquet)")
     return paths

@@ -44,6 +44,7 @@ MANIFEST = "manifest.json"
 RUN = "run.json"
 WORK = ".work"
 LOCK = ".lock"
+IDENTITY = "identity.json"
 
 
 def path_setting(default: str | None = None) -> Any:
@@ -228,7 +229,7 @@ class StageRun:
         Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
         a name with a final slash means all files below that folder.
         """
-        remove_tree(self.work)
+        _discard(self.work)
         outputs = {}
         for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
             name = path.relative_to(self.out).as_posix()
@@ -285,8 +286,16 @@ def begin(
     lock = _lock(stage, out)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
     old_run = read_json(out / RUN) if (out / RUN).is_file() else {}
-    recorded = (old or {}).get("inputs", {})
-    places = old_run.get("inputs", {})
+    if old is not None and (not isinstance(old, dict) or old.get("stage") != stage):
+        raise InputError(
+            f"{out}: its manifest.json is not of stage '{stage}'; nothing was touched, choose "
+            "another folder"
+        )
+    work = out / WORK
+    noted = (old or {}, old_run)
+    if old is None and (work / IDENTITY).is_file() and (work / RUN).is_file():
+        noted = read_json(work / IDENTITY), read_json(work / RUN)
+    recorded, places = (note.get("inputs", {}) for note in noted)
     identities = {
         name: item.identity(recorded.get(name), places.get(name)) for name, item in inputs.items()
     }
@@ -306,12 +315,13 @@ def begin(
         for line in differences + damaged:
             log.info("%s: runs again, %s", stage, line)
         (out / MANIFEST).unlink()
-    work = out / WORK
-    identity_path = work / "identity.json"
+    locations = {name: item.location() for name, item in inputs.items()}
+    identity_path = work / IDENTITY
     if identity_path.is_file() and identity_path.read_text("utf-8") == dump_json(expected):
         log.info("%s: continues the interrupted run in %s", stage, out)
         remove_leftovers(out)
     else:
+        _discard(work)
         for path in out.iterdir():
             if path.name == LOCK:
                 continue
@@ -320,8 +330,8 @@ def begin(
             else:
                 path.unlink()
         work.mkdir()
+        write_json(work / RUN, {"inputs": locations})
         write_json(identity_path, expected)
-    locations = {name: item.location() for name, item in inputs.items()}
     return StageRun(
         stage=stage,
         out=out,
@@ -376,6 +386,12 @@ def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
         else:
             lines.append(f"{indent}  {name} {entry['name']}")
     return lines
+
+
+def _discard(work: Path) -> None:
+    """Remove partial work; what a kill leaves of it is not taken for whole, having no identity."""
+    (work / IDENTITY).unlink(missing_ok=True)
+    remove_tree(work)
 
 
 def _lock(stage: str, out: Path) -> IO[str]:

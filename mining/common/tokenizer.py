@@ -27,7 +27,8 @@ class Tokenizer:
     """A loaded tokenizer.
 
     `fingerprint` is the hex SHA-256 of its canonical JSON: equal exactly when every text gives the
-    same ids. `eos_id` ends a document in a token file. `vocab_size` counts added tokens too.
+    same ids. `eos_id` ends a document in a token file. `vocab_size` is one more
+    than the largest id, added tokens and gaps between ids included.
     """
 
     fingerprint: str
@@ -88,7 +89,7 @@ def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer
     return Tokenizer(
         fingerprint=hashlib.sha256(engine.to_str().encode("utf-8")).hexdigest(),
         eos_id=eos_id,
-        vocab_size=engine.get_vocab_size(with_added_tokens=True),
+        vocab_size=1 + max(engine.get_vocab(with_added_tokens=True).values()),
         special_ids=frozenset({*special, eos_id}),
         engine=engine,
     )

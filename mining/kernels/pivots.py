@@ -106,7 +106,8 @@ def item_languages(
     """
     best = by_language.argmax(axis=1)
     largest = by_language[np.arange(len(best)), best]
-    held = largest.astype(np.float64) >= share * doc_freq.astype(np.float64)
+    # 0.55 * 100 is a little above 55; the slack is far below one document.
+    held = largest.astype(np.float64) >= share * doc_freq.astype(np.float64) * (1 - 1e-12)
     return np.where(held, best, NO_LANGUAGE).astype(np.int64)
 
 

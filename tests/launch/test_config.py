@@ -51,6 +51,8 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"seeds": []}, [], r"c\.yaml: seeds: found \(\), expected at least one"),
         ({}, ["--count.top_items", "1"], r"command line: count\.top_items: found 1"),
         ({}, ["--count.nothing", "1"], r"count\.nothing"),
+        ({}, ["--count.top_item", "60"], r"count\.top_item"),
+        ({"only": ["pivot/7"]}, [], r"c\.yaml: only: found \('pivot/7',\), expected ARM"),
         ({"inputs": {"nostage": "x"}}, [], r"inputs: .*expected names of stages"),
         ({"train": {"duration": "5 apples"}}, [], r"duration: found '5 apples'"),
     ],
@@ -123,6 +125,14 @@ def test_print_config_is_a_config(tmp_path: Path) -> None:
     assert parse_config(["--config", str(tmp_path / "p.yaml")], "run").seed == 7
 
 
+def test_a_run_without_documents_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path / "r")]) == 2
+    assert "configs/quickstart.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     config = RunConfig(
         out="r", seeds=(0, 5), models={"m": "hub/id@v1"}, inputs={"count": "elsewhere"}
@@ -135,12 +145,15 @@ def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     assert "evaluate/m/0" in names
     assert "train/m/0" not in names
     assert plan.folder("count") == Path("elsewhere")
+    assert "count" not in names  # a folder that `inputs` names is read, never written
+    with pytest.raises(SettingsError, match="finished folder for it: elsewhere"):
+        select_jobs(plan, "count")
     assert [m.revision for m in plan.models() if m.label == "m"] == ["v1"]
     only = Plan(dataclasses.replace(config, only=("random/5", "m")))
     assert [job.name for job in select_jobs(only, "train")] == ["train/random/5"]
     assert [job.name for job in select_jobs(only, "trace")] == ["trace/random/5", "trace/m/0"]
     with pytest.raises(SettingsError, match="nothing to do"):
-        select_jobs(Plan(dataclasses.replace(config, only=("x",))), "train")
+        select_jobs(Plan(dataclasses.replace(config, only=("m",))), "train")
 
 
 def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:

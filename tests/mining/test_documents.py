@@ -5,6 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mining.common.errors import InputError
-from mining.documents import FileReader, Record, Rejected, list_documents
+from mining.documents import FileReader, Record, Rejected, list_documents, parse_record
 from mining.settings import CorpusSettings
 
 CORPUS = CorpusSettings(group_field="metadata.page", max_record_bytes=1 << 16)
@@ -176,3 +177,35 @@ def test_no_record_is_lost_whatever_the_bytes(tmp_path: Path, lines: list[bytes]
     good, bad, _ = read(path)
     expected = [n for n, raw in enumerate(data.split(b"\n"), start=1) if raw.strip()]
     assert sorted([r.line for r in good] + [r.line for r in bad]) == expected
+
+
+def test_parquet_strings_that_are_no_utf8_and_long_rows_are_quarantined(tmp_path: Path) -> None:
+    borders, data = np.array([0, 2, 5, 7], dtype=np.int32), b"ok\xff\xfeagu"
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(borders.tobytes()), pa.py_buffer(data)]
+    )
+    table = pa.table({"id": ["a", "b", "c"], "text": texts})
+    long = pa.table({"id": ["d"], "text": ["x" * (1 << 17)]})
+    with pq.ParquetWriter(tmp_path / "f.parquet", table.schema) as writer:
+        writer.write_table(table)
+        writer.write_table(long)
+    good, bad, _ = read(tmp_path / "f.parquet")
+    assert [(r.id, r.text) for r in good] == [("a", "ok"), ("c", "gu")]
+    assert [(r.line, r.reason) for r in bad] == [(2, "invalid UTF-8"), (4, "record is too long")]
+    assert rb"b'\xff\xfea'" in bad[0].raw
+    assert (len(bad[1].raw), bad[1].n_bytes > 1 << 17) == (1 << 16, True)
+
+
+@pytest.mark.parametrize("lang", ["../../x", "a/b", ".", "fr\n", "x" * 65])
+def test_a_language_that_is_no_code_is_quarantined(tmp_path: Path, lang: str) -> None:
+    """Languages name files further on."""
+    (tmp_path / "f.jsonl").write_text(json.dumps({"id": "1", "text": "t", "lang": lang}))
+    good, bad, _ = read(tmp_path / "f.jsonl")
+    assert not good
+    assert bad[0].reason == "lang is no language code"
+
+
+def test_a_source_from_the_files_name_keeps_the_dots_of_folders() -> None:
+    record = parse_record(b'{"id": "1", "text": "t"}', "v1.7/en.0.json.gz", 1, CORPUS)
+    assert isinstance(record, Record)
+    assert record.source == "v1.7/en.0"

@@ -158,3 +158,9 @@ def test_strongest(values: list[float], at_most: int) -> None:
 def test_common_documents(first: set[int], second: set[int]) -> None:
     arrays = (np.array(sorted(s), dtype=np.int64) for s in (first, second))
     assert common_documents(*arrays) == len(first & second)
+
+
+def test_a_language_that_holds_exactly_the_share_counts() -> None:
+    by_language = np.array([[55, 45], [54, 46]], dtype=np.uint64)
+    found = item_languages(by_language.sum(axis=1), by_language, 0.55)
+    assert found.tolist() == [0, NO_LANGUAGE]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable, Iterable
@@ -16,14 +17,14 @@ from datatrove.pipeline.writers import JsonlWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mining.common.errors import MismatchError, SettingsError
+from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.shards import write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.kernels.proportion import count_pivots
 from mining.kernels.select import fill_budget
-from mining.mix import language_budgets, run_mix, select_documents
+from mining.mix import describe_arms, language_budgets, run_mix, select_documents
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
@@ -268,3 +269,25 @@ def test_datatrove_users_can_filter_their_own_pipeline(
         assert row["metadata"]["pivot_proportion"] == pytest.approx(share)
     lines = (tmp_path / "bad" / "zz.jsonl.jsonl").read_text().splitlines()
     assert [json.loads(line)["reason"] for line in lines] == ["no text"]
+
+
+def test_nothing_to_draw_and_unknown_sources_are_said() -> None:
+    documents = table(50, 0)
+    with pytest.raises(InputError, match="min_document_tokens"):
+        select_documents(documents, MixSettings(arms=("random",), min_document_tokens=99), 0)
+    with pytest.raises(SettingsError, match="no document has the source nowhere"):
+        select_documents(documents, MixSettings(always_sources=("fixed", "nowhere")), 0)
+
+
+def test_pool_share_is_of_what_may_be_drawn() -> None:
+    documents = table(600, 1)
+    documents["lang"] = "en"
+    mix = MixSettings(arms=("random",), always_sources=("fixed",), max_document_tokens=20)
+    mix = dataclasses.replace(mix, budget_tokens=1, validation_share=0.2)
+    with pytest.raises(SettingsError) as caught:
+        select_documents(documents, dataclasses.replace(mix, budget_tokens=10**9), 0)
+    most = int(str(caught.value).split("give only ")[1].split()[0])
+    mix = dataclasses.replace(mix, budget_tokens=most)
+    report = describe_arms(documents, select_documents(documents, mix, 0), mix, 0)
+    share = report["arms"]["random"]["languages"]["en"]["pool_share"]
+    assert share == pytest.approx(mix.max_pool_share, abs=1e-3)

@@ -12,6 +12,7 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from mining.common.errors import InputError
@@ -167,7 +168,7 @@ def test_accounts_reconcile_and_quarantine_names_the_place(
     assert all(len(entry["sha256"]) == 64 for entry in recorded.values())
 
 
-def test_workers_change_nothing_and_a_broken_run_is_finished(
+def test_workers_change_nothing(
     tmp_path: Path, write_jsonl: Write, word_tokenizer: Callable[[Iterable[str]], Path]
 ) -> None:
     docs = corpus(tmp_path / "docs", write_jsonl, TEXTS, files=5)
@@ -214,6 +215,39 @@ def test_word_shards_hold_the_words_of_the_text(
         "a",
         "dog",
     ]
+
+
+def test_a_given_tokenizer_is_known_by_its_own_files(
+    tmp_path: Path, word_tokenizer: Callable[[Iterable[str]], Path]
+) -> None:
+    """A model's weights beside it are neither hashed nor a reason to run again."""
+    given_folder = tmp_path / "model"
+    given_folder.mkdir()
+    made = word_tokenizer(["x"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (given_folder / name).write_bytes((made / name).read_bytes())
+    settings = TokenizerSettings(path=str(given_folder))
+    run_tokenizer(settings, CorpusSettings(), tmp_path / "t", seed=0)
+    before = folder_bytes(tmp_path / "t")
+    (given_folder / "model.safetensors").write_bytes(b"weights")
+    run_tokenizer(settings, CorpusSettings(), tmp_path / "t", seed=0)
+    assert folder_bytes(tmp_path / "t") == before
+    (given_folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"holds no tokenizer\.json"):
+        run_tokenizer(settings, CorpusSettings(), tmp_path / "t", seed=0)
+
+
+def test_a_vocabulary_with_gaps_is_as_large_as_its_largest_id(tmp_path: Path) -> None:
+    engine = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 9, "a": 70_000}, unk_token="<unk>"))
+    engine.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).vocab_size == 70_001
+
+
+def test_shards_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["00009.parquet", "99999.parquet", "100000.parquet"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in list_shards(tmp_path)] == names
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=40))

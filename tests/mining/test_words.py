@@ -67,12 +67,18 @@ class Setting:
     """A corpus of JSONL files, its tokenizer and token shards, and a task."""
 
     def __init__(
-        self, root: Path, write: Write, tokenizer: Path, documents: list[Any], n_files: int
+        self,
+        root: Path,
+        write: Write,
+        tokenizer: Path,
+        documents: list[Any],
+        n_files: int,
+        languages: tuple[str, ...] = (),
     ) -> None:
         for k in range(n_files):
             cut = slice(k * len(documents) // n_files, (k + 1) * len(documents) // n_files)
             write(root / "documents" / f"{k}.jsonl.gz", documents[cut])
-        self.corpus = CorpusSettings(path=str(root / "documents"))
+        self.corpus = CorpusSettings(path=str(root / "documents"), languages=languages)
         self.tokenizer = tokenizer
         self.tokens = root / "tokenize"
         run_tokenize(TokenizeSettings(), self.corpus, self.tokens, tokenizer, ONE)
@@ -371,12 +377,13 @@ def test_only_documents_of_the_shards_count(
         {"id": "b", "text": "cat", "lang": "fr"},
     ]
     bad = [
+        {"id": "e", "text": "Dog!", "lang": "de"},  # another language; its id comes again
         {"id": "c", "text": "cat", "lang": "en"},  # text stood before
         {"id": "a", "text": "cat chat", "lang": "en"},  # id stood before
         {"id": "d", "lang": "en"},
         {"id": "e", "text": "Cat!", "lang": "ja"},
     ]
-    here = Setting(tmp_path / "corpus", write_jsonl, tokenizer, base + bad, 1)
+    here = Setting(tmp_path / "corpus", write_jsonl, tokenizer, base + bad, 1, ("en", "fr", "ja"))
     here.run(WordsSettings(), tmp_path / "words")
     rows = {(r["concept"], r["lang"]): r for r in read(tmp_path / "words", "words")}
     assert rows["cat", "en"]["doc_freq"] == 3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from mining.common.stage import (
     settings_dict,
     verify_outputs,
 )
+from mining.documents import CorpusInput
+from mining.settings import CorpusSettings
 
 
 def finish(out: Path, text: str = "x", settings: dict[str, int] | None = None) -> bool:
@@ -80,6 +83,58 @@ def test_partial_work_is_kept_only_for_the_same_settings(tmp_path: Path) -> None
     other = begin("count", out, {"k": 2}, {})
     assert other is not None
     assert not (other.work / "part").exists()
+
+
+def test_a_kill_while_partial_work_is_removed_leaves_nothing_that_passes_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(work: Path) -> None:
+        (work / "part").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "count"
+    for ends_in_begin in (False, True):
+        run = begin("count", out, {"k": 1}, {})
+        assert run is not None
+        for name in ("part", "marker of the finished part"):
+            (run.work / name).write_text("x")
+        if ends_in_begin:
+            run.lock.close()
+        other = partial(begin, "count", out, {"k": 2}, {})
+        killed = other if ends_in_begin else partial(run.finish, {})
+        with monkeypatch.context() as patch:
+            patch.setattr("mining.common.stage.remove_tree", torn)
+            with pytest.raises(KeyboardInterrupt):
+                killed()
+        run.lock.close()
+        again = begin("count", out, {"k": 1}, {})
+        assert again is not None
+        assert not (again.work / "marker of the finished part").exists()
+        again.lock.close()
+
+
+def test_interrupted_rerun_with_another_setting_is_continued(tmp_path: Path) -> None:
+    """The first run knows its files by hash, the second has no manifest to know them from."""
+    (tmp_path / "d.jsonl").write_text("{}")
+    corpus = CorpusInput(CorpusSettings(path=str(tmp_path / "d.jsonl")))
+    first = begin("tokenize", tmp_path / "o", {"k": 1}, {"documents": corpus})
+    assert first is not None
+    first.record_hashes("documents", {"d.jsonl": "0" * 64})
+    first.finish({})
+    second = begin("tokenize", tmp_path / "o", {"k": 2}, {"documents": corpus})
+    assert second is not None
+    (second.work / "part").write_text("half")
+    second.lock.close()
+    third = begin("tokenize", tmp_path / "o", {"k": 2}, {"documents": corpus})
+    assert third is not None
+    assert (third.work / "part").read_text() == "half"
+
+
+def test_the_finished_output_of_another_stage_is_left_alone(tmp_path: Path) -> None:
+    finish(tmp_path / "a")
+    with pytest.raises(InputError, match="not of stage 'pivots'"):
+        begin("pivots", tmp_path / "a", {}, {})
+    verify_outputs(tmp_path / "a")
 
 
 def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
