@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from eval.chart_style import make_palette
 from eval.charts import Axis, DotPanel, DotSeries, Panel, Series, XYChart, dot_limits
 from eval.charts_static import draw, encode
+from eval.figures_corpus import HISTOGRAM_BARS, proportion_bars
 from eval.report_answer import (
     Estimate,
     auc_by_direction,
@@ -26,7 +28,7 @@ from eval.report_answer import (
     usable,
     verdict,
 )
-from eval.report_data import read_proportions
+from eval.report_data import Proportions, read_proportions
 from eval.report_lineage import changed_settings
 from eval.report_page import Column, Table
 from eval.report_text import (
@@ -212,10 +214,44 @@ def test_proportions_do_not_depend_on_the_shards(tmp_path_factory, seed, shards)
     for lang, part in frame.groupby("lang"):
         assert found.histogram[lang].sum() == len(part)
         assert found.quantile(lang, 0.5) == pytest.approx(
-            np.quantile(part["proportion"], 0.5, method="inverted_cdf"), abs=0.002
+            np.quantile(part["proportion"], 0.5, method="inverted_cdf"), abs=0.0001
         )
         long = part[part["n_tokens"] >= 50].sort_values("proportion", ascending=False)
         assert [row[2] for row in found.richest[lang]] == list(long["id"][:3])
+
+
+def proportions_of(folder: Path, n_tokens: list[int], n_pivots: list[int]) -> Proportions:
+    n = len(n_tokens)
+    frame = pd.DataFrame({
+        "id": [f"d{i}" for i in range(n)], "lang": "en", "source": "a", "n_tokens": n_tokens,
+        "n_pivots": n_pivots, "proportion": np.array(n_pivots) / np.array(n_tokens),
+    })  # fmt: skip
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    write_table(folder / "scores" / "00000.parquet", table)
+    return read_proportions(folder, 3, 50)
+
+
+def test_the_median_of_documents_without_pivots_is_zero(tmp_path):
+    found = proportions_of(tmp_path, [64] * 10, [0] * 6 + [64] * 4)
+    assert found.quantile("en", 0.5) == 0.0
+    assert found.quantile("en", 0.9) == 1.0
+    quarter = proportions_of(tmp_path / "other", [64] * 3, [16] * 3)
+    assert quarter.quantile("en", 0.5) == 0.25
+
+
+def test_short_documents_of_one_length_make_no_comb(tmp_path):
+    pivots = [k for k in range(20) for _ in range(200 - 10 * k)]
+    found = proportions_of(tmp_path, [64] * len(pivots), pivots)
+    for top in (0.3, 0.15, 1.0):
+        edges, share = proportion_bars(found, "en", top)
+        held = share[: np.searchsorted(edges, 19 / 64)]
+        assert len(held) <= HISTOGRAM_BARS
+        assert (held > 0).all()
+        assert (np.diff(held) <= 0).all()
+        within = np.array(pivots) / 64 < edges[-1]
+        assert share.sum() == pytest.approx(within.mean())
+    full = proportions_of(tmp_path / "full", [64] * 4, [64] * 4)
+    assert proportion_bars(full, "en", 1.0)[1].sum() == 1.0
 
 
 def test_colours_are_fixed_by_name():
