@@ -223,6 +223,14 @@ def test_missing_parts_are_said_in_words(tmp_path, finished_run):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_no_long_document_is_said_in_words(tmp_path, finished_run):
+    settings = dataclasses.replace(QUICK, min_document_tokens=10**9)
+    page = report(tmp_path, finished_run(), settings)
+    assert "No document has at least 1,000,000,000 tokens" in page.text
+    assert "with the highest proportion" not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_one_behaviour_class_and_no_groups(tmp_path, finished_run):
     page = report(tmp_path, finished_run(behaviours=("direct",), groups=False))
     assert "No item shows pivot behaviour" in page.text

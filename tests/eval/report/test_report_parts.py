@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from eval.chart_style import make_palette
-from eval.charts import Axis, DotPanel, DotSeries, Panel, Series, XYChart, dot_limits
+from eval.charts import (
+    Axis,
+    DotChart,
+    DotPanel,
+    DotSeries,
+    Panel,
+    Series,
+    XYChart,
+    dot_limits,
+    whole_ticks,
+)
+from eval.charts_interactive import describe
 from eval.charts_static import draw, encode
 from eval.figures_corpus import HISTOGRAM_BARS, proportion_bars
 from eval.report_answer import (
@@ -277,6 +288,39 @@ def test_dot_limits_hold_intervals_and_reference():
     panel = DotPanel("", Axis("x"), (DotSeries("a", "#000000", [0.2], [0.1], [0.3]),), 0.0)
     low, high = dot_limits(panel)
     assert low < 0.0 < 0.3 < high
+
+
+def layer_chart(layers: list[float]) -> XYChart:
+    series = Series("a", "#000000", layers, [0.1] * len(layers))
+    return XYChart("x", "x", (Panel("", (series,)),), Axis("layer", whole=True), Axis("y"))
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(1, [1]), (3, [1, 2, 3]), (12, [2, 4, 6, 8, 10, 12]), (32, [5, 10, 15, 20, 25, 30])],
+)
+def test_axes_that_count_show_each_whole_number_once(last, ticks):
+    chart = layer_chart([float(k) for k in range(1, last + 1)])
+    assert whole_ticks(chart) == ticks
+    assert describe(chart)["layout"]["xaxis"]["tickvals"] == ticks
+    figure = draw(chart)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    places = axes.get_xticks()
+    assert [s for s, x in zip(shown, places, strict=True) if low <= x <= high] == [
+        str(tick) for tick in ticks
+    ]
+
+
+def test_what_a_line_means_stands_above_its_panel():
+    dots = DotSeries("a", "#000000", [0.0, 0.001], [-0.1, 0.0], [0.1, 0.2])
+    panel = DotPanel("Score", Axis("x"), (dots,), 0.0, "no preference")
+    chart = DotChart("x", "x", ("r", "s"), (panel,))
+    assert "line: no preference" in draw(chart).axes[0].get_title(loc="right")
+    (note,) = [a for a in describe(chart)["layout"]["annotations"] if "preference" in a["text"]]
+    assert (note["y"], note["yanchor"]) == (1, "bottom")
 
 
 def test_settings_that_differ_from_the_defaults():
