@@ -151,15 +151,12 @@ def _axis(axis: Axis, titled: bool = False) -> Spec:
     if axis.log:
         spec |= {"type": "log", "dtick": 1}
     if axis.percent:
-        spec |= {"tickformat": ".0%" if _wide(axis) else ".1%", "nticks": 6}
+        # As many digits as the ticks need: a fixed number writes some of a narrow axis twice.
+        spec |= {"tickformat": "~%", "nticks": 6}
     if axis.limits is not None:
         low, high = axis.limits
         spec["range"] = [math.log10(low), math.log10(high)] if axis.log else [low, high]
     return spec
-
-
-def _wide(axis: Axis) -> bool:
-    return axis.limits is None or axis.limits[1] - axis.limits[0] > 0.1
 
 
 def _clean(values: list[float]) -> list[float | None]:

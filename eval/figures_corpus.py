@@ -233,7 +233,7 @@ def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotCha
     series = []
     for arm in shown:
         parts = [mix["arms"][arm]["languages"].get(lang, {}) for lang in languages]
-        values = [float(part.get("mean_proportion") or math.nan) for part in parts]
+        values = [_value(part.get("mean_proportion")) for part in parts]
         texts = [
             hover(
                 ("", f"{arm}, {lang}"),
@@ -251,6 +251,11 @@ def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotCha
         rows=tuple(languages),
         panels=(DotPanel("", axis, tuple(series)),),
     )
+
+
+def _value(found: float | None) -> float:
+    # Not `found or NaN`: a mix without any pivot has a mean of 0.
+    return math.nan if found is None else float(found)
 
 
 def overlap_figure(mix: dict[str, Any], arms: list[str]) -> MatrixChart | None:

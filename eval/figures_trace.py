@@ -188,7 +188,7 @@ def _points(points: pd.DataFrame, name: str) -> Series:
 def roc_figure(
     items: pd.DataFrame, arms: list[str], directions: Directions, aucs: Mapping[str, Comparison]
 ) -> XYChart | None:
-    """ROC of log(1 + pair frequency) for direct against pivot: directions thin, pooled bold."""
+    """ROC of log(1 + pair frequency) for direct against pivot: directions thin, their mean bold."""
     panels = []
     grid = np.linspace(0, 1, 51)
     for arm in arms:

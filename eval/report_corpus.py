@@ -280,6 +280,8 @@ def _arm_table(data: RunData, arms: list[str]) -> Table:
                     arm, lang, count(part["tokens"]), count(part["documents"]),
                     percent(part.get("mean_proportion"), 2), percent(part.get("pool_share")),
                 ))  # fmt: skip
+        if always := entry.get("always_tokens"):
+            rows.append((arm, "in every arm by rule", count(always), "", "", ""))
     return Table("The arms by language.", columns, tuple(rows), tall=len(rows) > 24)
 
 

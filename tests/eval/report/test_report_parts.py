@@ -28,7 +28,7 @@ from eval.charts import (
 )
 from eval.charts_interactive import describe
 from eval.charts_static import draw, encode
-from eval.figures_corpus import HISTOGRAM_BARS, proportion_bars
+from eval.figures_corpus import HISTOGRAM_BARS, mix_figure, proportion_bars
 from eval.report_answer import (
     Estimate,
     auc_by_direction,
@@ -312,6 +312,18 @@ def test_axes_that_count_show_each_whole_number_once(last, ticks):
     assert [s for s, x in zip(shown, places, strict=True) if low <= x <= high] == [
         str(tick) for tick in ticks
     ]
+
+
+def test_a_mix_without_any_pivot_is_drawn_at_zero():
+    arms = {
+        arm: {"languages": {"en": {"tokens": 10, "mean_proportion": mean}}}
+        for arm, mean in (("random", 0.1), ("low-pivot", 0.0), ("pivot", None))
+    }
+    names = ["random", "low-pivot", "pivot"]
+    chart = mix_figure({"arms": arms}, names, make_palette(names, ["en"]))
+    values = [series.values[0] for series in chart.panels[0].series]
+    assert values[:2] == [0.1, 0.0]
+    assert np.isnan(values[2])
 
 
 def test_what_a_line_means_stands_above_its_panel():
