@@ -132,16 +132,18 @@ def scatter_figure(items: pd.DataFrame, arms: list[str], max_points: int) -> XYC
         part = items[(items["arm"] == arm) & items["score"].notna()]
         if part.empty:
             continue
-        x = part["log_pair"].to_numpy(dtype=np.float64)
-        y = part["score"].to_numpy(dtype=np.float64)
-        shown = thin(part.assign(x=x), limit, *ITEM_KEY)
+        shown = thin(part.assign(x=part["log_pair"].astype(float)), limit, *ITEM_KEY)
+        # As in every other statistic, items whose words share a token are set aside.
+        classed = part[part["behaviour"].isin(["direct", "pivot"])]
+        x = classed["log_pair"].to_numpy(dtype=np.float64)
+        y = classed["score"].to_numpy(dtype=np.float64)
         series = []
         for name in ("none", "direct", "pivot"):
             points = shown[shown["behaviour"] == name]
             if len(points):
                 series.append(_points(points, name))
         fit = line_fit(x, y)
-        note = "no line: one frequency only"
+        note = "no line: too few items or one frequency"
         if fit is not None:
             ends = [float(x.min()), float(x.max())]
             line = [fit[0] * v + fit[1] for v in ends]

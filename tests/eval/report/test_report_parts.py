@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from eval.attribute import observations
 from eval.chart_style import make_palette
 from eval.charts import (
     Axis,
@@ -32,14 +33,16 @@ from eval.figures_corpus import HISTOGRAM_BARS, mix_figure, proportion_bars
 from eval.report_answer import (
     Estimate,
     auc_by_direction,
+    correlation,
     cube,
     directions_of,
     estimate,
     paired,
+    two_variable_fit,
     usable,
     verdict,
 )
-from eval.report_data import Proportions, read_proportions
+from eval.report_data import Proportions, read_proportions, records
 from eval.report_lineage import changed_settings
 from eval.report_page import Column, Table
 from eval.report_text import (
@@ -190,16 +193,38 @@ def test_auc_is_that_of_scikit_learn():
         "source_lang": ["en" if i % 2 else "fr" for i in range(n)],
         "target_lang": ["fr" if i % 2 else "en" for i in range(n)],
         "behaviour": rng.choice(["direct", "pivot", "none"], n),
-        "log_pair": np.log1p(rng.poisson(2, n)),
+        "log_pair": np.log1p(rng.poisson(2, n)), "log_source": 1.0, "log_target": 1.0,
+        "score": rng.normal(size=n), "pivot_contribution": rng.normal(size=n),
     })  # fmt: skip
     pairs = directions_of(items, ["en", "fr"])
-    found = auc_by_direction(items, "log_pair", pairs, BOOTSTRAP)
+    found = auc_by_direction(observations(records(items)), "pair", pairs, BOOTSTRAP)
     expected = []
     for pair in pairs:
         part = items[(items["source_lang"] == pair[0]) & (items["behaviour"] != "none")]
         expected.append(roc_auc_score(part["behaviour"] == "direct", part["log_pair"]))
         assert found.directions[pair].value == pytest.approx(expected[-1])
     assert found.overall.value == pytest.approx(np.mean(expected))
+
+
+def test_correlation_and_fit_set_items_aside_whose_words_share_a_token():
+    rng = np.random.default_rng(5)
+    n = 90
+    items = pd.DataFrame({
+        "concept": [f"c{i % 30}" for i in range(n)], "source_lang": "en", "target_lang": "fr",
+        "behaviour": rng.choice(["direct", "pivot", "none"], n), "log_pair": rng.random(n),
+        "log_source": rng.random(n), "log_target": 1.0, "pivot_contribution": rng.random(n),
+        "score": rng.normal(size=n),
+    })  # fmt: skip
+    items.loc[items["behaviour"] == "none", "score"] = 100 * items["log_pair"]
+    data, part = observations(records(items)), items[items["behaviour"] != "none"]
+    found = correlation(data, "source", BOOTSTRAP)
+    assert found.n == len(part)
+    assert found.value == pytest.approx(part["log_source"].corr(part["score"]))
+    assert np.isnan(correlation(data, "target", BOOTSTRAP).value)
+    design = np.column_stack([part["log_pair"], part["pivot_contribution"], np.ones(len(part))])
+    expected = np.linalg.lstsq(design, part["score"].to_numpy(), rcond=None)[0]
+    fit = two_variable_fit(data, BOOTSTRAP)
+    assert [fit[k].value for k in ("direct", "pivot", "constant")] == pytest.approx(list(expected))
 
 
 @settings(max_examples=20, deadline=None)
