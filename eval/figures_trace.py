@@ -69,9 +69,11 @@ def _mass(part: pd.DataFrame, name: str) -> Series:
     by_concept = part.groupby(["layer", "concept"])[column].mean().groupby("layer")
     mean = by_concept.mean()
     layers, values = mean.index.to_list(), mean.to_numpy(dtype=np.float64)
+    # One concept has no spread, which is NaN: its curve has no band, not one of no width.
     spread = by_concept.std().to_numpy(dtype=np.float64)
-    error = np.nan_to_num(spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64)))
+    error = spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64))
     low, high = np.maximum(values - NORMAL_95 * error, 0.0), values + NORMAL_95 * error
+    banded = bool(np.isfinite(error).all())
     texts = [
         hover(("", f"{name}, layer {layer}"), ("probability", interval(m, lo, hi, 4)))
         for layer, m, lo, hi in zip(layers, values, low, high, strict=True)
@@ -81,8 +83,8 @@ def _mass(part: pd.DataFrame, name: str) -> Series:
         color=MASS_COLORS[name],
         x=[float(layer) for layer in layers],
         y=values.tolist(),
-        low=low.tolist(),
-        high=high.tolist(),
+        low=low.tolist() if banded else None,
+        high=high.tolist() if banded else None,
         dash="dash" if name == "source" else "solid",
         hover=texts,
     )

@@ -221,11 +221,12 @@ def _rich_documents(
         (lang, id_, source, count(n), percent(share))
         for lang in languages
         for share, n, id_, source in found.richest.get(lang, [])
+        if share > 0
     ]
     least = f"at least {plural(settings.min_document_tokens, 'token')}"
     if not rows:
         return Note(
-            f"No document has {least}, so none is listed as the richest; "
+            f"No document of {least} holds a pivot, so none is listed as the richest; "
             "report.min_document_tokens sets the length."
         )
     columns = (

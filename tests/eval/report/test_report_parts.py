@@ -30,6 +30,7 @@ from eval.charts import (
 from eval.charts_interactive import describe
 from eval.charts_static import draw, encode
 from eval.figures_corpus import HISTOGRAM_BARS, mix_figure, proportion_bars
+from eval.figures_trace import layers_figure
 from eval.report_answer import (
     Estimate,
     auc_by_direction,
@@ -349,6 +350,24 @@ def test_a_mix_without_any_pivot_is_drawn_at_zero():
     values = [series.values[0] for series in chart.panels[0].series]
     assert values[:2] == [0.1, 0.0]
     assert np.isnan(values[2])
+
+
+def test_curves_of_one_concept_have_no_band():
+    rows = [
+        {"concept": c, "source_lang": "en", "target_lang": "fr", "layer": layer, "arm": "random",
+         "seed": 0, "behaviour": "direct", "p_source": 0.1 * layer + 0.01 * k, "p_pivot": np.nan,
+         "p_target": 0.2}
+        for k, c in enumerate(("a", "b"))
+        for layer in (1, 2)
+    ]  # fmt: skip
+    for frame, banded in ((pd.DataFrame(rows), True), (pd.DataFrame(rows[:2]), False)):
+        chart = layers_figure(frame, ["random"])
+        source = chart.panels[0].series[0]
+        assert (source.low is not None) == banded
+        assert source.y == pytest.approx([0.105, 0.205] if banded else [0.1, 0.2])
+        low, high = chart.y.limits
+        assert low == 0
+        assert 0.2 < high < 0.3
 
 
 def test_what_a_line_means_stands_above_its_panel():
