@@ -28,6 +28,7 @@ from eval.stats import (
 )
 
 PREDICTORS = ("pair", "source", "target")
+PARTS = ("all", "classified", *BEHAVIOURS)
 MIN_CORRELATION = 3
 MIN_FIT = 4
 SINGLE_CLASS = "only one of the two behaviours occurs"
@@ -127,35 +128,38 @@ def roc_points(observations: Observations, predictor: str) -> list[dict[str, Any
 
 
 def correlation_table(
-    observations: Observations, predictor: str, bootstrap: Bootstrap
+    observations: Observations,
+    predictor: str,
+    bootstrap: Bootstrap,
+    parts: Sequence[str] = PARTS,
+    ranks: bool = True,
 ) -> dict[str, Any]:
-    """Pearson and Spearman of a log frequency with Score.
+    """Pearson and, with `ranks`, Spearman of a log frequency with Score, for each of `parts`.
 
-    For all items, the classified ones (direct or pivot) and each behaviour.
+    Parts are all items, the classified ones (direct or pivot) and each behaviour.
     """
     scored = observations.scored()
     kinds = np.asarray(scored.behaviour, dtype=str)
-    parts = {"all": scored, "classified": scored.classified()}
-    parts |= {name: scored.where(kinds == name) for name in BEHAVIOURS}
+    members = {"all": np.full(len(kinds), True), "classified": np.isin(kinds, [DIRECT, PIVOT])}
+    statistics = {"pearson": weighted_pearson}
+    if ranks:
+        statistics["spearman"] = weighted_spearman
     table = {}
-    for name, part in parts.items():
+    for name in parts:
+        part = scored.where(members.get(name, kinds == name))
         x, y = part.log_freq[predictor], part.score
 
-        def both(weights: Floats, x: Floats = x, y: Floats = y) -> Floats:
-            return np.column_stack(
-                [weighted_pearson(x, y, weights), weighted_spearman(x, y, weights)]
-            )
+        def every(weights: Floats, x: Floats = x, y: Floats = y) -> Floats:
+            return np.column_stack([statistic(x, y, weights) for statistic in statistics.values()])
 
         if len(part) < MIN_CORRELATION:
-            found = [undefined(len(part), f"fewer than {MIN_CORRELATION} items")] * 2
+            reason = f"fewer than {MIN_CORRELATION} items"
+            found = [undefined(len(part), reason)] * len(statistics)
         else:
-            found = bootstrap.intervals(both, part.concept)
+            found = bootstrap.intervals(every, part.concept)
         reason = "the frequency or the score is the same for all items"
-        table[name] = {
-            "n": len(part),
-            "pearson": _explained(found[0], reason).record(),
-            "spearman": _explained(found[1], reason).record(),
-        }
+        records = [_explained(interval, reason).record() for interval in found]
+        table[name] = {"n": len(part), **dict(zip(statistics, records, strict=True))}
     return table
 
 

@@ -6,6 +6,7 @@ are plain (the renderers escape them); `hover` is made with `report_text.hover`,
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 Dash = Literal["solid", "dash", "dot"]
 Marker = Literal["circle", "square", "diamond", "triangle"]
 NAN = float("nan")
+MAX_WHOLE_TICKS = 9
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,21 @@ class DotSeries:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """The series of a DotChart over one value axis, with an optional line of reference."""
+    """The series of a DotChart over one value axis, with an optional line of reference.
+
+    The reference's label stands above the panel, where no dot can be.
+    """
 
     title: str
     axis: Axis
     series: tuple[DotSeries, ...]
     reference: float | None = None
     reference_label: str = ""
+
+    def note(self) -> str:
+        """What the line of reference means; empty without one."""
+        named = self.reference is not None and self.reference_label
+        return f"line: {self.reference_label}" if named else ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,21 @@ def dot_limits(panel: DotPanel) -> tuple[float, float]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - margin, high + margin
+
+
+def whole_ticks(chart: XYChart) -> list[int]:
+    """Whole numbers to write along the x axis of a chart that counts there, not too many.
+
+    Multiples of 1, 2 or 5 times a power of ten: a plotting library left to itself divides a short
+    axis into halves and rounds them, which writes some numbers twice.
+    """
+    values = [v for panel in chart.panels for s in panel.series for v in s.x if math.isfinite(v)]
+    if not values:
+        return []
+    low, high = math.ceil(min(values)), math.floor(max(values))
+    sizes = (step * 10**power for power in itertools.count() for step in (1, 2, 5))
+    step = next(size for size in sizes if high // size - -(-low // size) < MAX_WHOLE_TICKS)
+    return list(range(-(-low // step) * step, high + 1, step))
 
 
 Chart = XYChart | DotChart | BarChart | MatrixChart

@@ -20,6 +20,7 @@ from eval.charts import (
     Series,
     XYChart,
     dot_limits,
+    whole_ticks,
 )
 from eval.report_text import plotly_text
 
@@ -99,6 +100,18 @@ class _Grid:
              "yanchor": yanchor, "showarrow": False, "yshift": shift, "font": {"size": 12.5}}
         )  # fmt: skip
 
+    def note(self, i: int, text: str) -> None:
+        """Small words above the right end of a panel."""
+        if not text:
+            return
+        self.titled = True
+        xname, yname = self.axes(i)
+        self.layout["annotations"].append(
+            {"text": plotly_text(text, 120), "x": 1, "y": 1, "yshift": 3,
+             "xref": f"{xname} domain", "yref": f"{yname} domain", "xanchor": "right",
+             "yanchor": "bottom", "showarrow": False, "font": {"size": 11.5, "color": MUTED}}
+        )  # fmt: skip
+
     def add(self, i: int, name: str, trace: Spec, legend: bool = True) -> None:
         xname, yname = self.axes(i)
         first = legend and name not in self.named
@@ -138,17 +151,12 @@ def _axis(axis: Axis, titled: bool = False) -> Spec:
     if axis.log:
         spec |= {"type": "log", "dtick": 1}
     if axis.percent:
-        spec |= {"tickformat": ".0%" if _wide(axis) else ".1%", "nticks": 6}
-    if axis.whole:
-        spec |= {"tickformat": "d"}
+        # As many digits as the ticks need: a fixed number writes some of a narrow axis twice.
+        spec |= {"tickformat": "~%", "nticks": 6}
     if axis.limits is not None:
         low, high = axis.limits
         spec["range"] = [math.log10(low), math.log10(high)] if axis.log else [low, high]
     return spec
-
-
-def _wide(axis: Axis) -> bool:
-    return axis.limits is None or axis.limits[1] - axis.limits[0] > 0.1
 
 
 def _clean(values: list[float]) -> list[float | None]:
@@ -161,6 +169,8 @@ def _xy(chart: XYChart) -> Spec:
     grid = _Grid(len(chart.panels), chart.columns, height, 64, 0.045 if chart.share_y else 0.09)
     for i, panel in enumerate(chart.panels):
         x, y = _axis(chart.x), _axis(chart.y)
+        if chart.x.whole:
+            x |= {"tickmode": "array", "tickvals": whole_ticks(chart)}
         if i and chart.share_y:
             y |= {"matches": "y", "showticklabels": i % grid.columns == 0}
         if i:
@@ -178,12 +188,7 @@ def _panel(grid: _Grid, i: int, panel: Panel) -> None:
             {"type": "line", "x0": 0, "y0": 0, "x1": 1, "y1": 1, "xref": xname, "yref": yname,
              "layer": "below", "line": {"color": MUTED, "width": 1, "dash": "dot"}}
         )  # fmt: skip
-    if panel.note:
-        grid.layout["annotations"].append(
-            {"text": plotly_text(panel.note, 120), "x": 1, "y": 1, "yshift": 3,
-             "xref": f"{xname} domain", "yref": f"{yname} domain", "xanchor": "right",
-             "yanchor": "bottom", "showarrow": False, "font": {"size": 11.5, "color": MUTED}}
-        )  # fmt: skip
+    grid.note(i, panel.note)
     for series in panel.series:
         for trace in _series(series):
             grid.add(i, series.name, trace, series.legend and "fillcolor" not in trace)
@@ -241,11 +246,7 @@ def _dots(chart: DotChart) -> Spec:
                  "xref": xname, "yref": f"{yname} domain", "layer": "below",
                  "line": {"color": MUTED, "width": 1.2}}
             )  # fmt: skip
-            grid.layout["annotations"].append(
-                {"text": plotly_text(panel.reference_label), "x": panel.reference, "y": 0,
-                 "xref": xname, "yref": f"{yname} domain", "xanchor": "left", "yanchor": "bottom",
-                 "showarrow": False, "xshift": 3, "font": {"size": 11, "color": MUTED}}
-            )  # fmt: skip
+        grid.note(i, panel.note())
         spread = 0.62 / max(1, len(panel.series))
         for k, series in enumerate(panel.series):
             offset = (k - (len(panel.series) - 1) / 2) * spread

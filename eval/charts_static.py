@@ -14,7 +14,13 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from eval.chart_style import DARK_FROM, INK, MUTED, OTHER_COLOR, SEQUENTIAL, static_style
 from eval.charts import (
@@ -28,6 +34,7 @@ from eval.charts import (
     Series,
     XYChart,
     dot_limits,
+    whole_ticks,
 )
 from eval.report_text import tick, visible
 
@@ -99,7 +106,7 @@ def _scale(axes: Axes, axis: Axis, which: str, crowded: bool = False) -> None:
         target.set_minor_formatter(NullFormatter())
     else:
         steps = [1, 5, 10] if crowded else [1, 2, 2.5, 5, 10]
-        target.set_major_locator(MaxNLocator(2 if crowded else 5, integer=axis.whole, steps=steps))
+        target.set_major_locator(MaxNLocator(2 if crowded else 5, steps=steps))
     if axis.percent:
         target.set_major_formatter(PercentFormatter(1.0, decimals=None))
     elif axis.log or which == "x":
@@ -114,6 +121,8 @@ def _draw_xy(chart: XYChart) -> Figure:
     for ax, panel in zip(axes, chart.panels, strict=True):
         _scale(ax, chart.x, "x")
         _scale(ax, chart.y, "y")
+        if chart.x.whole:
+            ax.xaxis.set_major_locator(FixedLocator(whole_ticks(chart)))
         _draw_panel(ax, panel, entries)
     figure.supxlabel(chart.x.label, fontsize=9, color=INK)
     figure.supylabel(chart.y.label, fontsize=9, color=INK)
@@ -129,9 +138,14 @@ def _draw_panel(ax: Axes, panel: Panel, entries: dict[str, Any]) -> None:
         handle = _draw_series(ax, series)
         if series.legend:
             entries.setdefault(series.name, handle)
-    if panel.note:
-        note = visible(panel.note, 120)
-        ax.set_title(note, loc="right", fontsize=8, fontweight="normal", color=MUTED)
+    _note(ax, panel.note)
+
+
+def _note(ax: Axes, text: str) -> None:
+    """Small words above the right end of a panel."""
+    if text:
+        shown = visible(text, 120)
+        ax.set_title(shown, loc="right", fontsize=8, fontweight="normal", color=MUTED)
 
 
 def _draw_series(ax: Axes, series: Series) -> Any:
@@ -193,6 +207,7 @@ def _draw_dots(chart: DotChart) -> Figure:
 
 def _draw_dot_panel(ax: Axes, chart: DotChart, panel: DotPanel, entries: dict[str, Any]) -> None:
     ax.set_title(visible(panel.title))
+    _note(ax, panel.note())
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     if panel.reference is not None:
@@ -215,11 +230,6 @@ def _draw_dot_panel(ax: Axes, chart: DotChart, panel: DotPanel, entries: dict[st
             series.name,
             Line2D([], [], color=series.color, marker=MARKERS[series.marker], linewidth=1.6),
         )
-    if panel.reference is not None and panel.reference_label:
-        ax.annotate(
-            visible(panel.reference_label), (panel.reference, 0), xytext=(3, 3), color=MUTED,
-            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=7.5,
-        )  # fmt: skip
 
 
 def _draw_bars(chart: BarChart) -> Figure:

@@ -23,13 +23,14 @@ from eval.charts import (
     Stack,
     XYChart,
 )
-from eval.report_data import PROPORTION_BINS, Proportions, records
+from eval.report_data import PROPORTION_STEPS, Proportions, records
 from eval.report_text import count, hover, number, percent, script_kind, visible
+from eval.stats import Floats
 from mining.common.seeds import hash64
 
 MAX_SOURCES = len(CATEGORY_COLORS)
 LABELLED = 14
-HISTOGRAM_STEPS = 60
+HISTOGRAM_BARS = 24
 MIN_SHARE = 0.004
 
 
@@ -162,23 +163,18 @@ def proportions_figure(found: Proportions, languages: list[str], palette: Palett
     """Distribution of the documents' pivot proportions, one panel a language."""
     highest = max(found.quantile(lang, 0.998) for lang in languages)
     top = min(1.0, max(math.ceil(highest * 20) / 20, 0.05))
-    width = max(1, round(top * PROPORTION_BINS / HISTOGRAM_STEPS))
     panels = []
     for lang in languages:
-        counts = found.histogram[lang]
-        padded = np.pad(counts, (0, -len(counts) % width)).reshape(-1, width).sum(axis=1)
-        share = padded / max(1, counts.sum())
-        edges = np.arange(len(share) + 1) * width / PROPORTION_BINS
-        keep = int(np.searchsorted(edges, top)) + 1
-        x = np.repeat(edges[:keep], 2)[1:-1]
-        y = np.repeat(share[: keep - 1], 2)
+        edges, share = proportion_bars(found, lang, top)
+        x = np.repeat(edges, 2)[1:-1]
+        y = np.repeat(share, 2)
         texts = [
             hover(
                 ("", lang),
                 ("proportion", f"{percent(a)} to {percent(b)}"),
                 ("documents", percent(s)),
             )
-            for a, b, s in zip(edges[: keep - 1], edges[1:keep], share, strict=False)
+            for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
         ]
         texts = [text for text in texts for _ in range(2)]
         color = palette.languages[lang]
@@ -192,7 +188,7 @@ def proportions_figure(found: Proportions, languages: list[str], palette: Palett
                     Series("median", color, [median, median], [0, float(share.max())],
                            dash="dash", width=1.2, legend=False),
                 ),
-                note=f"{count(counts.sum())} documents, median {percent(median)}",
+                note=f"{count(found.histogram[lang].sum())} documents, median {percent(median)}",
             )
         )  # fmt: skip
     return XYChart(
@@ -207,6 +203,24 @@ def proportions_figure(found: Proportions, languages: list[str], palette: Palett
     )
 
 
+def proportion_bars(found: Proportions, lang: str, top: float) -> tuple[Floats, Floats]:
+    """Edges [n + 1] from 0 to `top` or just above, and the share of the documents per bar [n].
+
+    A document of n tokens has a multiple of 1 / n: bars narrower than that, or of no whole number
+    of such steps, would show a comb. So a bar is a whole number of steps of the mean document.
+    """
+    length = round(found.mean_length(lang))
+    width = max(1, math.ceil(top * length / HISTOGRAM_BARS))
+    n = max(1, math.ceil(top * length / width - 1e-9))
+    edges = np.arange(n + 1) * width
+    # Entry k of the histogram ends at k / PROPORTION_STEPS: an edge belongs to the bar above it.
+    places = -(-edges * PROPORTION_STEPS // length)
+    places[edges >= length] = PROPORTION_STEPS + 1
+    counts = found.histogram[lang]
+    below = np.concatenate([[0], counts.cumsum()])[places]
+    return edges / length, np.diff(below) / max(1, counts.sum())
+
+
 def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotChart | None:
     """Mean pivot proportion of each arm's documents, by language."""
     shown = [arm for arm in arms if arm in mix["arms"]]
@@ -219,7 +233,7 @@ def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotCha
     series = []
     for arm in shown:
         parts = [mix["arms"][arm]["languages"].get(lang, {}) for lang in languages]
-        values = [float(part.get("mean_proportion") or math.nan) for part in parts]
+        values = [_value(part.get("mean_proportion")) for part in parts]
         texts = [
             hover(
                 ("", f"{arm}, {lang}"),
@@ -237,6 +251,11 @@ def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotCha
         rows=tuple(languages),
         panels=(DotPanel("", axis, tuple(series)),),
     )
+
+
+def _value(found: float | None) -> float:
+    # Not `found or NaN`: a mix without any pivot has a mean of 0.
+    return math.nan if found is None else float(found)
 
 
 def overlap_figure(mix: dict[str, Any], arms: list[str]) -> MatrixChart | None:

@@ -69,9 +69,11 @@ def _mass(part: pd.DataFrame, name: str) -> Series:
     by_concept = part.groupby(["layer", "concept"])[column].mean().groupby("layer")
     mean = by_concept.mean()
     layers, values = mean.index.to_list(), mean.to_numpy(dtype=np.float64)
+    # One concept has no spread, which is NaN: its curve has no band, not one of no width.
     spread = by_concept.std().to_numpy(dtype=np.float64)
-    error = np.nan_to_num(spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64)))
+    error = spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64))
     low, high = np.maximum(values - NORMAL_95 * error, 0.0), values + NORMAL_95 * error
+    banded = bool(np.isfinite(error).all())
     texts = [
         hover(("", f"{name}, layer {layer}"), ("probability", interval(m, lo, hi, 4)))
         for layer, m, lo, hi in zip(layers, values, low, high, strict=True)
@@ -81,8 +83,8 @@ def _mass(part: pd.DataFrame, name: str) -> Series:
         color=MASS_COLORS[name],
         x=[float(layer) for layer in layers],
         y=values.tolist(),
-        low=low.tolist(),
-        high=high.tolist(),
+        low=low.tolist() if banded else None,
+        high=high.tolist() if banded else None,
         dash="dash" if name == "source" else "solid",
         hover=texts,
     )
@@ -132,16 +134,18 @@ def scatter_figure(items: pd.DataFrame, arms: list[str], max_points: int) -> XYC
         part = items[(items["arm"] == arm) & items["score"].notna()]
         if part.empty:
             continue
-        x = part["log_pair"].to_numpy(dtype=np.float64)
-        y = part["score"].to_numpy(dtype=np.float64)
-        shown = thin(part.assign(x=x), limit, *ITEM_KEY)
+        shown = thin(part.assign(x=part["log_pair"].astype(float)), limit, *ITEM_KEY)
+        # As in every other statistic, items whose words share a token are set aside.
+        classed = part[part["behaviour"].isin(["direct", "pivot"])]
+        x = classed["log_pair"].to_numpy(dtype=np.float64)
+        y = classed["score"].to_numpy(dtype=np.float64)
         series = []
         for name in ("none", "direct", "pivot"):
             points = shown[shown["behaviour"] == name]
             if len(points):
                 series.append(_points(points, name))
         fit = line_fit(x, y)
-        note = "no line: one frequency only"
+        note = "no line: too few items or one frequency"
         if fit is not None:
             ends = [float(x.min()), float(x.max())]
             line = [fit[0] * v + fit[1] for v in ends]
@@ -188,7 +192,7 @@ def _points(points: pd.DataFrame, name: str) -> Series:
 def roc_figure(
     items: pd.DataFrame, arms: list[str], directions: Directions, aucs: Mapping[str, Comparison]
 ) -> XYChart | None:
-    """ROC of log(1 + pair frequency) for direct against pivot: directions thin, pooled bold."""
+    """ROC of log(1 + pair frequency) for direct against pivot: directions thin, their mean bold."""
     panels = []
     grid = np.linspace(0, 1, 51)
     for arm in arms:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from mining.common.errors import SettingsError
 from mining.common.seeds import hash64
+from mining.common.stage import read_manifest
 from mining.common.task import Concept, Task
 
 DocFreq = Mapping[tuple[str, str], int]
@@ -40,7 +41,10 @@ class Item:
 
 
 def read_doc_freq(words: Path | None, min_doc_freq: int | None) -> DocFreq | None:
-    """Document frequency by (concept, language) from a `words` folder, None where not asked for."""
+    """Document frequency by (concept, language) from a `words` folder, None where not asked for.
+
+    Raises InputError where the folder is missing or unfinished.
+    """
     if min_doc_freq is None:
         return None
     if words is None:
@@ -48,6 +52,7 @@ def read_doc_freq(words: Path | None, min_doc_freq: int | None) -> DocFreq | Non
             f"min_doc_freq: found {min_doc_freq}, expected null without a words folder "
             "(the frequencies come from `pivots words`)"
         )
+    read_manifest(words, "words")
     table = pq.read_table(words / "words.parquet", columns=["concept", "lang", "doc_freq"])
     columns = table.to_pydict()
     keys = zip(columns["concept"], columns["lang"], strict=True)

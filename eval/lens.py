@@ -82,6 +82,11 @@ def find_parts(model: LanguageModel, norm_path: str | None, blocks_path: str | N
     with torch.inference_mode():
         found = unembed(net, parts.norm(states[-1]))
         expected = net(input_ids=ids, use_cache=False).logits[:, -1].float()
+    if expected.isnan().any():
+        raise InputError(
+            f"{model.name}: its logits are not numbers; the weights hold values that are not "
+            "finite, or the dtype is too small for the model: try float32"
+        )
     if found.shape != expected.shape or not torch.allclose(
         found, expected, rtol=0, atol=probe_tolerance(net)
     ):

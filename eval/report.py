@@ -113,7 +113,7 @@ def make_page(
         translation_section(data, results, settings, palette, figures),
         layers_section(data, results, settings, stages.trace, figures),
         attribution_section(data, results, settings, palette, figures),
-        lineage_section(data, stages, seed),
+        lineage_section(data, settings, stages, seed),
     )
     frame = data.proportions.by_source
     return Page(

@@ -7,21 +7,21 @@ the seeds of training. Pure: tables in, numbers out.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from eval.attribution import Observations, auc_table, correlation_table, fit_table
 from eval.stats import (
     Bootstrap,
     Floats,
     mean_over_columns,
-    weighted_auc,
+    percentiles,
     weighted_means,
     weighted_ols,
-    weighted_pearson,
 )
 from mining.common.seeds import generator
 
@@ -126,7 +126,7 @@ def estimate(one: Cube, bootstrap: Bootstrap) -> Comparison:
         means(w, rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), len(w)).astype(float))
         for w in bootstrap.weights(one.concepts)
     ])  # fmt: skip
-    low, high = _percentiles(samples, bootstrap.confidence)
+    low, high = percentiles(samples, bootstrap.confidence)
     made = [
         Estimate(float(v), float(lo), float(hi), int(n))
         for v, lo, hi, n in zip(value, low, high, [sizes.sum(), *sizes], strict=True)
@@ -151,67 +151,35 @@ def chance(items: pd.DataFrame) -> float:
 
 
 def auc_by_direction(
-    items: pd.DataFrame, x: str, directions: Directions, bootstrap: Bootstrap
+    data: Observations, predictor: str, directions: Directions, bootstrap: Bootstrap
 ) -> Comparison:
-    """AUC of column `x` for direct against pivot behaviour: per direction, and their mean."""
-    classed = items[items["behaviour"].isin(["direct", "pivot"]) & items[x].notna()]
-    empty = Estimate(np.nan, np.nan, np.nan, len(classed))
-    if classed.empty:
-        return Comparison(empty, dict.fromkeys(directions, empty))
-    masks = [
-        ((classed["source_lang"] == a) & (classed["target_lang"] == b)).to_numpy()
-        for a, b in directions
-    ]
-    positive = (classed["behaviour"] == "direct").to_numpy()
-    values = classed[x].to_numpy(dtype=np.float64)
-
-    def statistic(weights: Floats) -> Floats:
-        columns = [_auc(positive[mask], values[mask], weights[:, mask]) for mask in masks]
-        table = np.column_stack(columns)
-        return np.column_stack([mean_over_columns(table), table])
-
-    value, low, high = bootstrap.run(statistic, list(classed["concept"].astype(str)))
-    sizes = [len(classed), *(int(mask.sum()) for mask in masks)]
-    made = [
-        Estimate(float(v), float(lo), float(hi), n)
-        for v, lo, hi, n in zip(value, low, high, sizes, strict=True)
-    ]
-    return Comparison(made[0], dict(zip(directions, made[1:], strict=True)))
+    """AUC of a log frequency for direct against pivot behaviour: per direction, and their mean."""
+    table = auc_table(data, predictor, bootstrap)
+    found = {name: _estimate(record) for name, record in table["directions"].items()}
+    empty = Estimate(np.nan, np.nan, np.nan, 0)
+    by_direction = {pair: found.get("-".join(pair), empty) for pair in directions}
+    return Comparison(_estimate(table["mean"]), by_direction)
 
 
-def correlation(items: pd.DataFrame, x: str, bootstrap: Bootstrap) -> Estimate:
-    """Pearson's r of column `x` and the score, over the items of all directions."""
-    known = items[items[x].notna() & items["score"].notna()]
-    if len(known) < 3:
-        return Estimate(np.nan, np.nan, np.nan, len(known))
-    values = known[x].to_numpy(dtype=np.float64)[None]
-    score = known["score"].to_numpy(dtype=np.float64)[None]
-    value, low, high = bootstrap.run(
-        lambda w: weighted_pearson(values, score, w)[:, None], list(known["concept"].astype(str))
-    )
-    return Estimate(float(value[0]), float(low[0]), float(high[0]), len(known))
+def correlation(data: Observations, predictor: str, bootstrap: Bootstrap) -> Estimate:
+    """Pearson's r of a log frequency and the score, over the classified items of all directions."""
+    table = correlation_table(data, predictor, bootstrap, parts=("classified",), ranks=False)
+    return _estimate(table["classified"]["pearson"])
 
 
-def two_variable_fit(
-    items: pd.DataFrame, contribution: str, bootstrap: Bootstrap
-) -> dict[str, Estimate]:
+def two_variable_fit(data: Observations, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Score ~ direct * log(1 + pair frequency) + pivot * contribution + constant, and R2."""
-    known = items[items[contribution].notna() & items["score"].notna()]
-    names = ("direct", "pivot", "constant", "R2")
-    if len(known) < 4:
-        return dict.fromkeys(names, Estimate(np.nan, np.nan, np.nan, len(known)))
-    predictors = np.column_stack([
-        known["log_pair"].to_numpy(dtype=np.float64),
-        known[contribution].to_numpy(dtype=np.float64),
-    ])  # fmt: skip
-    score = known["score"].to_numpy(dtype=np.float64)
-    value, low, high = bootstrap.run(
-        lambda w: weighted_ols(predictors, score, w), list(known["concept"].astype(str))
+    columns = {"direct": data.log_freq["pair"], "pivot": data.pivot_contribution}
+    table = fit_table(data, columns, bootstrap)
+    names = {"direct": "direct", "pivot": "pivot", "constant": "intercept", "R2": "r2"}
+    return {shown: _estimate(table[name]) for shown, name in names.items()}
+
+
+def _estimate(record: Mapping[str, Any]) -> Estimate:
+    value, low, high = (
+        np.nan if record[key] is None else float(record[key]) for key in ("value", "low", "high")
     )
-    return {
-        name: Estimate(float(v), float(lo), float(hi), len(known))
-        for name, v, lo, hi in zip(names, value, low, high, strict=True)
-    }
+    return Estimate(value, low, high, int(record["n"]))
 
 
 def line_fit(x: Floats, y: Floats) -> tuple[float, float] | None:
@@ -229,21 +197,3 @@ def verdict(difference: Estimate) -> Verdict:
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "open"
-
-
-def _auc(positive: npt.NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:
-    if not positive.any() or positive.all():
-        return np.full(len(weights), np.nan)
-    return weighted_auc(positive, values, weights)
-
-
-def _percentiles(samples: Floats, confidence: float) -> tuple[Any, Any]:
-    tail = (1 - confidence) / 2
-    with np.errstate(invalid="ignore"):
-        defined = np.isfinite(samples).mean(axis=0) >= 0.5
-        low, high = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
-        if defined.any():
-            low[defined], high[defined] = np.nanquantile(
-                samples[:, defined], [tail, 1 - tail], axis=0
-            )
-    return low, high

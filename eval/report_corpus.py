@@ -16,7 +16,7 @@ from eval.figures_corpus import (
     proportions_figure,
     scripts_figure,
 )
-from eval.report_data import RunData, records
+from eval.report_data import Proportions, RunData, records
 from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_settings import ReportSettings
@@ -196,13 +196,7 @@ def proportions_section(
         Column("90th", "num", "percentile of the documents"),
         Column("99th", "num", "percentile of the documents"),
     )  # fmt: skip
-    rich = [
-        (lang, id_, source, count(n), percent(share))
-        for lang in data.languages
-        for share, n, id_, source in found.richest.get(lang, [])
-    ]
     chart = proportions_figure(found, data.languages, palette)
-    least = plural(settings.min_document_tokens, "token")
     return Section(
         id="proportions",
         title="Pivots per document",
@@ -215,11 +209,31 @@ def proportions_section(
             figures.figure(chart, "Documents by pivot proportion; the dashed line is the median. "
                            "The panels have their own vertical scales."),
             Table("Pivot proportion by language.", columns, tuple(rows)),
-            Table(f"Documents of at least {least} with the highest proportion.",
-                  (Column("language"), Column("document", "code"), Column("source"),
-                   Column("tokens", "num"), Column("proportion", "num")), tuple(rich)),
+            _rich_documents(found, data.languages, settings),
         ),
     )  # fmt: skip
+
+
+def _rich_documents(
+    found: Proportions, languages: list[str], settings: ReportSettings
+) -> Table | Note:
+    rows: list[tuple[Cell, ...]] = [
+        (lang, id_, source, count(n), percent(share))
+        for lang in languages
+        for share, n, id_, source in found.richest.get(lang, [])
+        if share > 0
+    ]
+    least = f"at least {plural(settings.min_document_tokens, 'token')}"
+    if not rows:
+        return Note(
+            f"No document of {least} holds a pivot, so none is listed as the richest; "
+            "report.min_document_tokens sets the length."
+        )
+    columns = (
+        Column("language"), Column("document", "code"), Column("source"), Column("tokens", "num"),
+        Column("proportion", "num"),
+    )  # fmt: skip
+    return Table(f"Documents of {least} with the highest proportion.", columns, tuple(rows))
 
 
 def mixes_section(data: RunData, palette: Palette, figures: FigureWriter) -> Section:
@@ -267,6 +281,8 @@ def _arm_table(data: RunData, arms: list[str]) -> Table:
                     arm, lang, count(part["tokens"]), count(part["documents"]),
                     percent(part.get("mean_proportion"), 2), percent(part.get("pool_share")),
                 ))  # fmt: skip
+        if always := entry.get("always_tokens"):
+            rows.append((arm, "in every arm by rule", count(always), "", "", ""))
     return Table("The arms by language.", columns, tuple(rows), tall=len(rows) > 24)
 
 

@@ -25,7 +25,7 @@ from mining.common.task import Task, read_task, task_files
 from mining.settings import ARMS
 
 RunKey = tuple[str, int]
-PROPORTION_BINS = 500
+PROPORTION_STEPS = 10_000
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
 SEEDED_STAGES = ("train", "evaluate", "trace", "attribute")
@@ -74,9 +74,10 @@ class ReportInputs:
 class Proportions:
     """The documents' pivot proportions.
 
-    `by_source`: lang, source, documents, tokens, pivots. `histogram`: documents int64
-    [PROPORTION_BINS] per language, over 0..1. `richest`: (proportion, n_tokens, id, source) per
-    language, falling.
+    `by_source`: lang, source, documents, tokens, pivots. `histogram`: per language documents int64
+    [PROPORTION_STEPS + 1]; entry 0 counts those without any pivot, entry k those with a proportion
+    above (k - 1) / PROPORTION_STEPS and at most k / PROPORTION_STEPS. `richest`: (proportion,
+    n_tokens, id, source) per language, falling.
     """
 
     by_source: pd.DataFrame
@@ -84,10 +85,18 @@ class Proportions:
     richest: dict[str, list[tuple[float, int, str, str]]]
 
     def quantile(self, lang: str, share: float) -> float:
-        """The proportion that `share` of a language's documents stay below, to one bin's width."""
+        """The least proportion that at least `share` of a language's documents do not exceed.
+
+        Rounded up to a whole step, so 0 is exact.
+        """
         counts = self.histogram[lang]
         place = int(np.searchsorted(counts.cumsum(), share * counts.sum()))
-        return (place + 0.5) / PROPORTION_BINS
+        return place / PROPORTION_STEPS
+
+    def mean_length(self, lang: str) -> float:
+        """Tokens of a language's mean document, at least 1."""
+        part = self.by_source[self.by_source["lang"] == lang]
+        return max(1.0, float(part["tokens"].sum() / max(1, part["documents"].sum())))
 
 
 @dataclass(frozen=True)
@@ -148,14 +157,15 @@ def read_proportions(folder: Path, richest: int, min_tokens: int) -> Proportions
     histogram: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
     heaps: dict[str, list[tuple[float, int, str, str]]] = {}
     for frame in _score_batches(folder):
-        bins = (frame["proportion"].fillna(0) * PROPORTION_BINS).astype("int64")
-        frame["bin"] = bins.clip(0, PROPORTION_BINS - 1)
+        # Rounded up in whole numbers: no error of floating point can move a document.
+        pivots, tokens = frame["n_pivots"].astype("int64"), frame["n_tokens"].astype("int64")
+        frame["bin"] = -(-pivots * PROPORTION_STEPS // tokens.clip(lower=1))
         for (lang, source), part in frame.groupby(["lang", "source"], sort=False):
             totals = [len(part), part["n_tokens"].sum(), part["n_pivots"].sum()]
             key = (str(lang), str(source))
             sums[key] = sums.get(key, np.zeros(3, np.int64)) + np.array(totals, np.int64)
         for lang, part in frame.groupby("lang", sort=False):
-            counts = np.bincount(part["bin"], minlength=PROPORTION_BINS)
+            counts = np.bincount(part["bin"], minlength=PROPORTION_STEPS + 1)
             histogram[str(lang)] = histogram.get(str(lang), np.zeros_like(counts)) + counts
             long = part[part["n_tokens"] >= min_tokens].nlargest(richest, "proportion", "all")
             rows = zip(

@@ -125,7 +125,7 @@ def attribution_section(
             figures.block(
                 scatter_figure(items, data.arms, settings.max_points),
                 f"Each dot is an item; {count(settings.max_points)} of them are drawn at most, the "
-                "line is fitted to all.",
+                "line is fitted to all direct and pivot items.",
                 "No item has both a score and a count.",
             ),
             figures.block(
@@ -166,7 +166,7 @@ def _attribution_tables(results: Results) -> list[Block]:
         rows.append(tuple(row))
     caption = (
         "Frequencies enter as log(1 + documents). AUC: mean over directions. Correlation: Pearson, "
-        "all directions together."
+        "all directions together. Items whose words share a token are set aside."
     )
     tables: list[Block] = [Table(caption, tuple(columns), tuple(rows))]
     if results.fits:

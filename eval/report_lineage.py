@@ -9,6 +9,7 @@ import yaml
 
 from eval.report_data import ReportInputs, RunData
 from eval.report_page import Block, Cell, Code, Column, Note, Section, Table
+from eval.report_settings import ReportSettings
 from eval.report_text import count, plural
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.files import dump_json, sha256_file
@@ -29,7 +30,9 @@ HASH_SHOWN = 12
 NOT_SETTINGS = ("seed", "label", "arm")
 
 
-def lineage_section(data: RunData, inputs: ReportInputs, seed: int) -> Section:
+def lineage_section(
+    data: RunData, settings: ReportSettings, inputs: ReportInputs, seed: int
+) -> Section:
     """Stages with the hashes of their manifests, all settings, commands."""
     return Section(
         id="lineage",
@@ -43,7 +46,7 @@ def lineage_section(data: RunData, inputs: ReportInputs, seed: int) -> Section:
             _stage_table(data, inputs),
             _input_table(data, inputs),
             *_commands(data),
-            Code("All settings, by stage", _all_settings(data, seed), folded=True),
+            Code("All settings, by stage", run_settings(data, settings, seed), folded=True),
         ),
     )
 
@@ -134,7 +137,7 @@ def _commands(data: RunData) -> list[Block]:
     text = (
         f"pip install semantic-pivots=={versions[-1]}\n"
         "# save the settings below as run.yaml; paths are not part of them\n"
-        "pivots run run.yaml --corpus.path DOCUMENTS --out RUN\n"
+        "pivots run run.yaml --corpus.path DOCUMENTS --task TASK.yaml --out RUN\n"
         "pivots lineage RUN/report      # compare the hashes with the table above\n"
     )
     blocks: list[Block] = [Code("To make it again", text)]
@@ -149,16 +152,33 @@ def _commands(data: RunData) -> list[Block]:
     return blocks
 
 
-def _all_settings(data: RunData, seed: int) -> str:
-    stages: dict[str, Any] = {"seed": seed, "seeds": data.seeds()}
+def run_settings(data: RunData, settings: ReportSettings, seed: int) -> str:
+    """The run's settings in the form of a config file, as YAML.
+
+    Sections of one stage that were recorded with several runs and differ follow below as comments.
+    """
+    known = default_settings()
+    sections: dict[str, Any] = {"seed": seed, "seeds": data.seeds() or [0]}
+    others: dict[str, Any] = {}
     for name, manifest in data.manifests.items():
         stage = name.split("/")[0]
-        own = {k: v for k, v in manifest.settings.items() if k not in NOT_SETTINGS}
-        if stage == "tokenize" and isinstance(own.get("corpus"), dict):
-            stages["corpus"] = own.pop("corpus")
-        if stage not in stages:
-            stages[stage] = own
-        elif stages[stage] != own:
-            # Runs of one stage share their settings; where they do not, each is shown.
-            stages[name] = own
-    return yaml.safe_dump(stages, allow_unicode=True, sort_keys=False, width=96)
+        if stage not in known:
+            continue
+        recorded = manifest.settings
+        # Stages that read documents record how, which a config says once for all of them.
+        if isinstance(recorded.get("corpus"), dict) and "corpus" not in known[stage]:
+            sections.setdefault("corpus", recorded["corpus"])
+        own = {key: value for key, value in recorded.items() if key in known[stage]}
+        if sections.setdefault(stage, own) != own:
+            others[name] = own
+    sections["report"] = settings_dict(settings)
+    text = _yaml(sections)
+    if others:
+        text += "# Other settings:\n" + "".join(
+            f"# {line}\n" for line in _yaml(others).splitlines()
+        )
+    return text
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=96)

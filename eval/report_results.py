@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from eval.attribute import observations
 from eval.report_answer import (
     Comparison,
     Directions,
@@ -23,16 +24,15 @@ from eval.report_answer import (
     two_variable_fit,
     usable,
 )
-from eval.report_data import RunData
+from eval.report_data import RunData, records
 from eval.report_settings import ReportSettings
 from eval.stats import Bootstrap
 
 PREDICTORS = {
-    "both words": "log_pair",
-    "source word": "log_source",
-    "target word": "log_target",
+    "both words": "pair",
+    "source word": "source",
+    "target word": "target",
 }
-CONTRIBUTION = "pivot_contribution"
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,16 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
     others = [arm for arm in arms if arm != base] if base in arms else []
     pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
     attributed = translated(data.attribution)
-    attributed_by_arm = by_arm(attributed, data.arms)
-    known = {name: column for name, column in PREDICTORS.items() if column in attributed}
+    observed = {
+        arm: observations(records(part)) for arm, part in by_arm(attributed, data.arms).items()
+    }
+    predictors = PREDICTORS if observed else {}
     aucs = {
         name: {
-            arm: auc_by_direction(part, column, directions, bootstrap)
-            for arm, part in attributed_by_arm.items()
+            arm: auc_by_direction(part, predictor, directions, bootstrap)
+            for arm, part in observed.items()
         }
-        for name, column in known.items()
+        for name, predictor in predictors.items()
     }
     return Results(
         directions=directions,
@@ -105,14 +107,13 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
         attributed=attributed,
         aucs=aucs,
         correlations={
-            arm: {name: correlation(part, column, bootstrap) for name, column in known.items()}
-            for arm, part in attributed_by_arm.items()
+            arm: {
+                name: correlation(part, predictor, bootstrap)
+                for name, predictor in predictors.items()
+            }
+            for arm, part in observed.items()
         },
-        fits={
-            arm: two_variable_fit(part, CONTRIBUTION, bootstrap)
-            for arm, part in attributed_by_arm.items()
-            if CONTRIBUTION in part
-        },
+        fits={arm: two_variable_fit(part, bootstrap) for arm, part in observed.items()},
     )
 
 

@@ -70,7 +70,8 @@ def group_losses(
 
     `batch_tokens` bounds rows x length of a batch, padding included, though a batch holds at least
     one group. `advance(n)` is called with the number of groups done. Raises InputError where a
-    prompt is longer than the model allows or holds ids that it has no embedding for.
+    prompt is longer than the model allows or holds ids that it has no embedding for, and where a
+    loss is not a number.
     """
     if not groups:
         return []
@@ -89,6 +90,12 @@ def group_losses(
     results: list[Losses | None] = [None] * len(groups)
     for batch in _batches(plans, batch_tokens):
         for plan, losses in zip(batch, _batch_losses(model, batch), strict=True):
+            if np.isnan(losses).any():
+                # A comparison with NaN is false, so the right answer would count as the best.
+                raise InputError(
+                    f"{model.name}: the loss of an answer is not a number; the weights hold values "
+                    "that are not finite, or the dtype is too small for the model: try float32"
+                )
             results[plan.index] = losses
         advance(len(batch))
     return [losses for losses in results if losses is not None]
@@ -107,7 +114,7 @@ def can_reuse_prefix(model: LanguageModel) -> bool:
     ]
     try:
         found = group_losses(model, groups, 1 << 20, reuse_prefix=True)
-    except PROBE_ERRORS as error:
+    except (*PROBE_ERRORS, InputError) as error:
         log.warning("%s: prompts are computed in full (%s)", model.name, error)
         return False
     expected = group_losses(model, groups, 1 << 20, reuse_prefix=False)

@@ -71,12 +71,9 @@ class Bootstrap:
         with np.errstate(invalid="ignore", divide="ignore"):
             value = statistic(np.ones((1, len(clusters))))[0]
             samples = np.concatenate([statistic(w) for w in self.weights(clusters)])
-        low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
-        tail = (1 - self.confidence) / 2
-        for k in np.flatnonzero(np.isfinite(value)):
-            defined = samples[np.isfinite(samples[:, k]), k]
-            if len(defined) >= MIN_DEFINED_SHARE * len(samples):
-                low[k], high[k] = np.quantile(defined, [tail, 1 - tail])
+        low, high = percentiles(samples, self.confidence)
+        missing = ~np.isfinite(value)
+        low[missing] = high[missing] = np.nan
         return value, low, high
 
     def intervals(
@@ -90,6 +87,20 @@ class Bootstrap:
             Interval(_finite(v), _finite(lo), _finite(hi), size)
             for v, lo, hi in zip(*self.run(statistic, clusters), strict=True)
         ]
+
+
+def percentiles(samples: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """Low and high [k] of a statistic's `samples` [n_samples, k].
+
+    Over the samples in which it is defined, if these are at least half; NaN otherwise.
+    """
+    tail = (1 - confidence) / 2
+    low, high = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
+    for k in range(samples.shape[1]):
+        defined = samples[np.isfinite(samples[:, k]), k]
+        if len(defined) and len(defined) >= MIN_DEFINED_SHARE * len(samples):
+            low[k], high[k] = np.quantile(defined, [tail, 1 - tail])
+    return low, high
 
 
 def undefined(n: int, reason: str) -> Interval:

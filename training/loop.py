@@ -73,6 +73,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     def run_validation(step: int) -> None:
         length = settings.sequence_length
         for record in validate(accelerator, loss_of, job.validation, length, micro):
+            if not math.isfinite(record["loss"]):
+                raise DivergedError(
+                    f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
+                    "weights are not usable. Lower train.learning_rate or lengthen the warm-up"
+                )
             recorder.metric("validation", step=step, tokens=step * tokens_per_step, **record)
 
     def save(step: int) -> None:

@@ -40,11 +40,15 @@ def test_both_words_must_be_frequent_enough(word_task: Any, tmp_path: Path) -> N
         for i, counts in enumerate([(9, 9), (9, 1), (1, 9), (5, 5)])
         for lang, n in zip(("en", "fr"), counts, strict=True)
     ]
-    write_table(tmp_path / "words.parquet", pa.Table.from_pylist(rows))
-    found = read_doc_freq(tmp_path, 5)
+    words = tmp_path / "words"
+    run = begin("words", words, {}, {})
+    assert run is not None
+    write_table(words / "words.parquet", pa.Table.from_pylist(rows))
+    run.finish({})
+    found = read_doc_freq(words, 5)
     items = select_items(task, "en", "fr", None, found, 5)
     assert [item.concept.id for item in items] == ["c0", "c3"]
-    assert read_doc_freq(tmp_path, None) is None
+    assert read_doc_freq(words, None) is None
     with pytest.raises(SettingsError, match="min_doc_freq: found 5"):
         read_doc_freq(None, 5)
 

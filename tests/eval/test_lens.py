@@ -149,3 +149,11 @@ def test_batches_hold_every_item_once_and_keep_to_the_limit() -> None:
     assert sorted(i for batch in batches for i in batch) == list(range(6))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(len(sequences[i]) for i in batch) <= 9
+
+
+def test_logits_that_are_no_numbers_are_named_so(tiny_model: Any, word_level: Any) -> None:
+    net = tiny_model("llama", 60)
+    with torch.no_grad():
+        net.get_output_embeddings().weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="broken: its logits are not numbers"):
+        find_parts(wrap_model(net, word_level(["a"]), "broken"), None, None)

@@ -134,3 +134,13 @@ def test_too_long_prompts_and_foreign_ids_are_errors(tiny_model: Any, word_level
     with pytest.raises(InputError, match=r"id 60.*60 embeddings"):
         group_losses(model, [[Encoded((1, 2, 60), 2)]], 1000, reuse_prefix=True)
     assert group_losses(model, [], 1000, reuse_prefix=True) == []
+
+
+def test_a_loss_that_is_no_number_is_an_error(tiny_model: Any, word_level: Any) -> None:
+    net = tiny_model("llama", 60)
+    with torch.no_grad():
+        net.get_output_embeddings().weight[0, 0] = float("nan")
+    model = wrap_model(net, word_level(["a b c"]), "broken")
+    for reuse in (False, True):
+        with pytest.raises(InputError, match="broken: the loss of an answer is not a number"):
+            group_losses(model, random_groups(2), 1000, reuse)

@@ -218,6 +218,21 @@ def test_rare_words_are_left_out(world: World) -> None:
         evaluate(world, world.root / "none", EvaluateSettings(min_doc_freq=1000))
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_frequencies_of_an_unfinished_words_stage_are_an_error(world: World, made: bool) -> None:
+    folder = world.root / "elsewhere"
+    if made:
+        folder.mkdir()
+    settings = EvaluateSettings(min_doc_freq=2)
+    with pytest.raises(InputError, match=r"elsewhere.*run `pivots words` first"):
+        run_evaluate(settings, world.root / "e", str(world.model), world.task_path, folder, 0)
+    with pytest.raises(InputError, match=r"elsewhere.*run `pivots words` first"):
+        run_trace(
+            TraceSettings(min_doc_freq=2), world.root / "t", str(world.model), world.task_path,
+            folder, 0,
+        )  # fmt: skip
+
+
 class KilledError(Exception):
     """Stands for a SIGKILL between two directions."""
 

@@ -298,6 +298,20 @@ def test_a_loss_that_is_not_finite_stops(
     assert not (tmp_path / "a" / "manifest.json").exists()
 
 
+def test_a_validation_loss_that_is_not_finite_stops(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plain = loop.NextTokenLoss.forward
+
+    def poisoned(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return plain(self, tokens) * (1.0 if torch.is_grad_enabled() else float("inf"))
+
+    monkeypatch.setattr(loop.NextTokenLoss, "forward", poisoned)
+    with pytest.raises(DivergedError, match="validation after step 0: loss inf on en"):
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+
+
 def test_accumulation_gives_the_same_curve(
     mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
 ) -> None:

@@ -13,12 +13,17 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+import yaml
 from PIL import Image
 
 from eval.report import ReportInputs, run_report
+from eval.report_data import SEEDED_STAGES, SINGLE_STAGES
 from eval.report_settings import ReportSettings
+from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin, read_manifest, settings_dict
+from mining.settings import CorpusSettings, MixSettings, TokenizeSettings
+from training.settings import TrainSettings
 
 QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
@@ -39,12 +44,17 @@ class Parsed(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text = ""
+        self.pre: list[str] = []
+        self._in_pre = False
         self._in: str | None = None
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "pre":
+            self._in_pre = True
+            self.pre.append("")
         if tag in ("script", "style"):
             self._in = tag
             self.scripts.append((dict(attrs), ""))
@@ -52,10 +62,14 @@ class Parsed(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == self._in:
             self._in = None
+        if tag == "pre":
+            self._in_pre = False
 
     def handle_data(self, data: str) -> None:
         if self._in is None:
             self.text += data
+            if self._in_pre:
+                self.pre[-1] += data
         elif self._in == "script":
             attributes, found = self.scripts[-1]
             self.scripts[-1] = (attributes, found + data)
@@ -220,6 +234,35 @@ def test_missing_parts_are_said_in_words(tmp_path, finished_run):
         assert f"no results of the stage `{stage}`" in page.text
     assert "No item passed" in page.text
     assert {"corpus", "mixes"} <= set(page.charts())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_settings_shown_are_a_config(tmp_path, finished_run):
+    inputs = finished_run()
+    folder = tmp_path / "tokenize"
+    corpus = settings_dict(CorpusSettings(min_chars=7))
+    record = {**settings_dict(TokenizeSettings()), "corpus": corpus}
+    run = begin("tokenize", folder, record, {})
+    assert run is not None
+    run.finish(read_manifest(inputs.tokenize).counts)
+    page = report(tmp_path, dataclasses.replace(inputs, tokenize=folder))
+    shown = yaml.safe_load(page.pre[-1])
+    assert shown["seeds"] == [0]
+    assert shown["corpus"] == corpus
+    assert MixSettings(**shown["mix"]).budget_tokens == 100_000
+    assert EvaluateSettings(**shown["evaluate"]).draws == 3
+    assert ReportSettings(**shown["report"]) == QUICK
+    assert set(shown) <= {"seed", "seeds", "corpus", "report", *SINGLE_STAGES, *SEEDED_STAGES}
+    assert set(shown["train"]) == set(settings_dict(TrainSettings()))
+    assert set(shown["tokenize"]) == set(settings_dict(TokenizeSettings()))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_long_document_is_said_in_words(tmp_path, finished_run):
+    settings = dataclasses.replace(QUICK, min_document_tokens=10**9)
+    page = report(tmp_path, finished_run(), settings)
+    assert "No document of at least 1,000,000,000 tokens holds a pivot" in page.text
+    assert "with the highest proportion" not in page.text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,20 +14,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from eval.attribute import observations
 from eval.chart_style import make_palette
-from eval.charts import Axis, DotPanel, DotSeries, Panel, Series, XYChart, dot_limits
+from eval.charts import (
+    Axis,
+    DotChart,
+    DotPanel,
+    DotSeries,
+    Panel,
+    Series,
+    XYChart,
+    dot_limits,
+    whole_ticks,
+)
+from eval.charts_interactive import describe
 from eval.charts_static import draw, encode
+from eval.figures_corpus import HISTOGRAM_BARS, mix_figure, proportion_bars
+from eval.figures_trace import layers_figure
 from eval.report_answer import (
     Estimate,
     auc_by_direction,
+    correlation,
     cube,
     directions_of,
     estimate,
     paired,
+    two_variable_fit,
     usable,
     verdict,
 )
-from eval.report_data import read_proportions
+from eval.report_data import Proportions, read_proportions, records
 from eval.report_lineage import changed_settings
 from eval.report_page import Column, Table
 from eval.report_text import (
@@ -177,16 +194,38 @@ def test_auc_is_that_of_scikit_learn():
         "source_lang": ["en" if i % 2 else "fr" for i in range(n)],
         "target_lang": ["fr" if i % 2 else "en" for i in range(n)],
         "behaviour": rng.choice(["direct", "pivot", "none"], n),
-        "log_pair": np.log1p(rng.poisson(2, n)),
+        "log_pair": np.log1p(rng.poisson(2, n)), "log_source": 1.0, "log_target": 1.0,
+        "score": rng.normal(size=n), "pivot_contribution": rng.normal(size=n),
     })  # fmt: skip
     pairs = directions_of(items, ["en", "fr"])
-    found = auc_by_direction(items, "log_pair", pairs, BOOTSTRAP)
+    found = auc_by_direction(observations(records(items)), "pair", pairs, BOOTSTRAP)
     expected = []
     for pair in pairs:
         part = items[(items["source_lang"] == pair[0]) & (items["behaviour"] != "none")]
         expected.append(roc_auc_score(part["behaviour"] == "direct", part["log_pair"]))
         assert found.directions[pair].value == pytest.approx(expected[-1])
     assert found.overall.value == pytest.approx(np.mean(expected))
+
+
+def test_correlation_and_fit_set_items_aside_whose_words_share_a_token():
+    rng = np.random.default_rng(5)
+    n = 90
+    items = pd.DataFrame({
+        "concept": [f"c{i % 30}" for i in range(n)], "source_lang": "en", "target_lang": "fr",
+        "behaviour": rng.choice(["direct", "pivot", "none"], n), "log_pair": rng.random(n),
+        "log_source": rng.random(n), "log_target": 1.0, "pivot_contribution": rng.random(n),
+        "score": rng.normal(size=n),
+    })  # fmt: skip
+    items.loc[items["behaviour"] == "none", "score"] = 100 * items["log_pair"]
+    data, part = observations(records(items)), items[items["behaviour"] != "none"]
+    found = correlation(data, "source", BOOTSTRAP)
+    assert found.n == len(part)
+    assert found.value == pytest.approx(part["log_source"].corr(part["score"]))
+    assert np.isnan(correlation(data, "target", BOOTSTRAP).value)
+    design = np.column_stack([part["log_pair"], part["pivot_contribution"], np.ones(len(part))])
+    expected = np.linalg.lstsq(design, part["score"].to_numpy(), rcond=None)[0]
+    fit = two_variable_fit(data, BOOTSTRAP)
+    assert [fit[k].value for k in ("direct", "pivot", "constant")] == pytest.approx(list(expected))
 
 
 @settings(max_examples=20, deadline=None)
@@ -212,10 +251,44 @@ def test_proportions_do_not_depend_on_the_shards(tmp_path_factory, seed, shards)
     for lang, part in frame.groupby("lang"):
         assert found.histogram[lang].sum() == len(part)
         assert found.quantile(lang, 0.5) == pytest.approx(
-            np.quantile(part["proportion"], 0.5, method="inverted_cdf"), abs=0.002
+            np.quantile(part["proportion"], 0.5, method="inverted_cdf"), abs=0.0001
         )
         long = part[part["n_tokens"] >= 50].sort_values("proportion", ascending=False)
         assert [row[2] for row in found.richest[lang]] == list(long["id"][:3])
+
+
+def proportions_of(folder: Path, n_tokens: list[int], n_pivots: list[int]) -> Proportions:
+    n = len(n_tokens)
+    frame = pd.DataFrame({
+        "id": [f"d{i}" for i in range(n)], "lang": "en", "source": "a", "n_tokens": n_tokens,
+        "n_pivots": n_pivots, "proportion": np.array(n_pivots) / np.array(n_tokens),
+    })  # fmt: skip
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    write_table(folder / "scores" / "00000.parquet", table)
+    return read_proportions(folder, 3, 50)
+
+
+def test_the_median_of_documents_without_pivots_is_zero(tmp_path):
+    found = proportions_of(tmp_path, [64] * 10, [0] * 6 + [64] * 4)
+    assert found.quantile("en", 0.5) == 0.0
+    assert found.quantile("en", 0.9) == 1.0
+    quarter = proportions_of(tmp_path / "other", [64] * 3, [16] * 3)
+    assert quarter.quantile("en", 0.5) == 0.25
+
+
+def test_short_documents_of_one_length_make_no_comb(tmp_path):
+    pivots = [k for k in range(20) for _ in range(200 - 10 * k)]
+    found = proportions_of(tmp_path, [64] * len(pivots), pivots)
+    for top in (0.3, 0.15, 1.0):
+        edges, share = proportion_bars(found, "en", top)
+        held = share[: np.searchsorted(edges, 19 / 64)]
+        assert len(held) <= HISTOGRAM_BARS
+        assert (held > 0).all()
+        assert (np.diff(held) <= 0).all()
+        within = np.array(pivots) / 64 < edges[-1]
+        assert share.sum() == pytest.approx(within.mean())
+    full = proportions_of(tmp_path / "full", [64] * 4, [64] * 4)
+    assert proportion_bars(full, "en", 1.0)[1].sum() == 1.0
 
 
 def test_colours_are_fixed_by_name():
@@ -241,6 +314,69 @@ def test_dot_limits_hold_intervals_and_reference():
     panel = DotPanel("", Axis("x"), (DotSeries("a", "#000000", [0.2], [0.1], [0.3]),), 0.0)
     low, high = dot_limits(panel)
     assert low < 0.0 < 0.3 < high
+
+
+def layer_chart(layers: list[float]) -> XYChart:
+    series = Series("a", "#000000", layers, [0.1] * len(layers))
+    return XYChart("x", "x", (Panel("", (series,)),), Axis("layer", whole=True), Axis("y"))
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(1, [1]), (3, [1, 2, 3]), (12, [2, 4, 6, 8, 10, 12]), (32, [5, 10, 15, 20, 25, 30])],
+)
+def test_axes_that_count_show_each_whole_number_once(last, ticks):
+    chart = layer_chart([float(k) for k in range(1, last + 1)])
+    assert whole_ticks(chart) == ticks
+    assert describe(chart)["layout"]["xaxis"]["tickvals"] == ticks
+    figure = draw(chart)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    places = axes.get_xticks()
+    assert [s for s, x in zip(shown, places, strict=True) if low <= x <= high] == [
+        str(tick) for tick in ticks
+    ]
+
+
+def test_a_mix_without_any_pivot_is_drawn_at_zero():
+    arms = {
+        arm: {"languages": {"en": {"tokens": 10, "mean_proportion": mean}}}
+        for arm, mean in (("random", 0.1), ("low-pivot", 0.0), ("pivot", None))
+    }
+    names = ["random", "low-pivot", "pivot"]
+    chart = mix_figure({"arms": arms}, names, make_palette(names, ["en"]))
+    values = [series.values[0] for series in chart.panels[0].series]
+    assert values[:2] == [0.1, 0.0]
+    assert np.isnan(values[2])
+
+
+def test_curves_of_one_concept_have_no_band():
+    rows = [
+        {"concept": c, "source_lang": "en", "target_lang": "fr", "layer": layer, "arm": "random",
+         "seed": 0, "behaviour": "direct", "p_source": 0.1 * layer + 0.01 * k, "p_pivot": np.nan,
+         "p_target": 0.2}
+        for k, c in enumerate(("a", "b"))
+        for layer in (1, 2)
+    ]  # fmt: skip
+    for frame, banded in ((pd.DataFrame(rows), True), (pd.DataFrame(rows[:2]), False)):
+        chart = layers_figure(frame, ["random"])
+        source = chart.panels[0].series[0]
+        assert (source.low is not None) == banded
+        assert source.y == pytest.approx([0.105, 0.205] if banded else [0.1, 0.2])
+        low, high = chart.y.limits
+        assert low == 0
+        assert 0.2 < high < 0.3
+
+
+def test_what_a_line_means_stands_above_its_panel():
+    dots = DotSeries("a", "#000000", [0.0, 0.001], [-0.1, 0.0], [0.1, 0.2])
+    panel = DotPanel("Score", Axis("x"), (dots,), 0.0, "no preference")
+    chart = DotChart("x", "x", ("r", "s"), (panel,))
+    assert "line: no preference" in draw(chart).axes[0].get_title(loc="right")
+    (note,) = [a for a in describe(chart)["layout"]["annotations"] if "preference" in a["text"]]
+    assert (note["y"], note["yanchor"]) == (1, "bottom")
 
 
 def test_settings_that_differ_from_the_defaults():
