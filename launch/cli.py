@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose, quiet = (flag in arguments for flag in ("--verbose", "--quiet"))
     arguments = [a for a in arguments if a not in ("--verbose", "--quiet")]
     setup_logging(verbose, quiet)
+    # Bars of libraries would break up our own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         return _dispatch(arguments[0], arguments[1:])
     except PivotsError as error:

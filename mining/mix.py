@@ -239,8 +239,9 @@ def _preference(
 ) -> npt.NDArray[np.int64]:
     """`rows` in the order in which an arm takes them; ties by a hash of the id, then the id."""
     ids = documents["id"].to_numpy()[rows]
-    draw = "original" if rule == "original" else "random"
-    hashes = _hashes(seed, draw, ids.tolist())
+    # A draw of its own for each arm: many documents tie, at 0 above all, and arms that broke their
+    # ties alike would hold the same ones.
+    hashes = _hashes(seed, rule, ids.tolist())
     keys = {"pivot": -1.0, "low-pivot": 1.0}
     proportion = documents["proportion"].to_numpy()[rows] * keys.get(rule, 0.0)
     return rows[np.lexsort((ids.astype(str), hashes, proportion))]
