@@ -22,13 +22,16 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 quickstart: $(VENV)/.stamp
 	$(BIN)/pivots run configs/quickstart.yaml $(ARGS)
 
+# One thread a process: two test processes with two threads each get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
 # Lint, types and every test that this machine can run.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(PYTEST) --durations=15
 
 # What one runs all the time: without the slow tests.
 test-quick: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

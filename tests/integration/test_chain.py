@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,3 +165,42 @@ def test_a_changed_setting_is_named_and_the_stage_runs_again(base: Path, tmp_pat
     assert folder_bytes(tmp_path / "pivots") != before
     finish(only_stage("pivots", base, tmp_path))
     assert folder_bytes(tmp_path / "pivots") == before
+
+
+def test_bad_input_is_quarantined_and_the_stage_finishes(base: Path, tmp_path: Path) -> None:
+    """Truncated gzip, broken JSON, invalid UTF-8, missing text, empty file, duplicate ids."""
+    corpus = tmp_path / "corpus"
+    shutil.copytree(base / "world" / "documents", corpus)
+    good = gzip.decompress((corpus / "la.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    renamed = [line.replace(b'"id":"', b'"id":"again-') for line in good[:400]]
+    whole = gzip.compress(b"".join(line.replace(b"again", b"cut") for line in renamed), mtime=0)
+    (corpus / "truncated.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (corpus / "mixed.jsonl").write_bytes(
+        renamed[0] + b'{"id": "x", "text": "no end\n' + b'{"id": "u", "text": "\xff\xfe"}\n'
+        + b'{"id": "t"}\n' + good[0] + renamed[1]
+    )  # fmt: skip
+    (corpus / "empty.jsonl").write_bytes(b"")
+    more = ["--corpus.path", str(corpus), "--corpus.deduplicate", "false"]
+    finish(only_stage("tokenize", base, tmp_path / "run", *more))
+    counts = read_manifest(tmp_path / "run" / "tokenize").counts
+    assert counts["quarantined"] == {
+        "truncated file": 1, "invalid JSON": 1, "invalid UTF-8": 1, "no text": 1, "duplicate id": 1,
+    }  # fmt: skip
+    for name, entry in counts["files"].items():
+        out = sum(entry["quarantined"].values()) + sum(entry["dropped"].values())
+        assert entry["records"] == entry["documents"] + out, name
+    assert counts["files"]["empty.jsonl"]["records"] == 0
+    assert 0 < counts["files"]["truncated.jsonl.gz"]["documents"] < 400
+    lines = [
+        json.loads(line)
+        for path in (tmp_path / "run" / "tokenize" / "quarantine").iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    places = {(line["file"], line["line"], line["reason"]) for line in lines}
+    assert places == {
+        ("mixed.jsonl", 2, "invalid JSON"),
+        ("mixed.jsonl", 3, "invalid UTF-8"),
+        ("mixed.jsonl", 4, "no text"),
+        ("mixed.jsonl", 5, "duplicate id"),
+        ("truncated.jsonl.gz", counts["files"]["truncated.jsonl.gz"]["records"], "truncated file"),
+    }
