@@ -9,11 +9,13 @@ from __future__ import annotations
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mining.settings import ModelType
+
 BORDER = "\u2581"
 
 
-def to_tokenizer_json(model: bytes) -> tuple[Tokenizer, dict[str, str]]:
-    """Convert a serialised model; returns the engine and its special tokens by role."""
+def to_tokenizer_json(model: bytes, kind: ModelType) -> tuple[Tokenizer, dict[str, str]]:
+    """Convert a serialised model of this kind; returns the engine and special tokens by role."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i) for i in range(len(processor))]
     scores = [processor.get_score(i) for i in range(len(processor))]
@@ -23,7 +25,6 @@ def to_tokenizer_json(model: bytes) -> tuple[Tokenizer, dict[str, str]]:
     never = min(score for i, score in enumerate(scores) if i not in reserved) - 1000.0
     scores = [never if i in reserved else score for i, score in enumerate(scores)]
     unk = pieces[processor.unk_id()]
-    kind = _model_type(model)
     if kind == "unigram":
         engine = Tokenizer(
             models.Unigram(
@@ -83,12 +84,3 @@ def _merges(pieces: list[str], vocabulary: dict[str, int]) -> list[tuple[str, st
         ]
         merges.extend(sorted(ways, key=lambda way: (vocabulary[way[0]], vocabulary[way[1]])))
     return merges
-
-
-def _model_type(model: bytes) -> str:
-    from sentencepiece import sentencepiece_model_pb2 as schema
-
-    proto = schema.ModelProto()
-    proto.ParseFromString(model)
-    name: str = schema.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type)
-    return name.lower()

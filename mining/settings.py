@@ -74,6 +74,9 @@ class CorpusSettings:
             check_setting(self, "languages", bool(lang), "no empty code")
 
 
+ModelType = Literal["unigram", "bpe", "word"]
+
+
 @dataclass(frozen=True)
 class TokenizerSettings:
     """Trains a SentencePiece model on a sample of the documents, or takes a given tokenizer.
@@ -91,7 +94,7 @@ class TokenizerSettings:
 
     path: str | None = path_setting()
     revision: str | None = None
-    model_type: Literal["unigram", "bpe", "word"] = "unigram"
+    model_type: ModelType = "unigram"
     vocab_size: int = 32000
     character_coverage: float = 0.9995
     byte_fallback: bool = True

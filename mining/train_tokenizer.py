@@ -23,7 +23,7 @@ from mining.common.tokenizer import hub_file, load_tokenizer
 from mining.documents import CorpusInput, FileReader, Record, list_documents
 from mining.langid import identify
 from mining.sentencepiece_json import to_tokenizer_json
-from mining.settings import CorpusSettings, TokenizerSettings
+from mining.settings import CorpusSettings, ModelType, TokenizerSettings
 
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 # A fixed number: the sums of the unigram trainer depend on how the sentences are divided.
@@ -56,7 +56,7 @@ def run_tokenizer(
     sample, hashes = _sample(settings, corpus, seed)
     model = _train(settings, sample)
     write_bytes(out / "spm.model", model)
-    _write_tokenizer(out, model)
+    _write_tokenizer(out, model, settings.model_type)
     run.record_hashes("documents", hashes)
     counts = _describe(out)
     tokenizer = load_tokenizer(out)
@@ -189,8 +189,8 @@ def _train(settings: TokenizerSettings, sample: dict[str, list[str]]) -> bytes:
     return model.getvalue()
 
 
-def _write_tokenizer(out: Path, model: bytes) -> None:
-    engine, special = to_tokenizer_json(model)
+def _write_tokenizer(out: Path, model: bytes, kind: ModelType) -> None:
+    engine, special = to_tokenizer_json(model, kind)
     with atomic_path(out / "tokenizer.json") as temporary:
         engine.save(str(temporary))
     write_json(out / "special_tokens_map.json", special)
