@@ -32,9 +32,10 @@ def corpus_section(data: RunData, figures: FigureWriter) -> Section:
     return Section(
         id="corpus",
         title="Corpus",
-        reads="Bars and tables count the documents that were kept, in tokens of the tokenizer "
-        "named above. The second table follows every record that was read: kept, quarantined "
-        "because it was unreadable, or dropped by a rule.",
+        reads="Bars and tables count the documents that were kept. Their tokens are the units that "
+        "were counted and scored: the tokenizer's, or words where items are words. The second "
+        "table follows every record that was read: kept, quarantined because it was unreadable, "
+        "or dropped by a rule.",
         limits="Nothing about the quality of the text. Tokens of one tokenizer are not equally "
         "much text in every language.",
         blocks=(
