@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.evaluate_summary import summarise
-from eval.items import Item, read_doc_freq, select_items
+from eval.items import Item, plan_items, read_doc_freq
 from eval.models import LanguageModel, load_model, model_input, model_name
 from eval.prompts import encode_answers
 from eval.scoring import Group, can_reuse_prefix, group_losses
@@ -96,12 +96,7 @@ def run_evaluate(
     if run is None:
         return
     content = read_task(task)
-    plan = {
-        (source, target): select_items(
-            content, source, target, settings.max_items, doc_freq, settings.min_doc_freq
-        )
-        for source, target in content.directions()
-    }
+    plan = plan_items(content, settings.max_items, doc_freq, settings.min_doc_freq)
     if not any(not item.identical for items in plan.values() for item in items):
         raise InputError(f"{task}: no item to score (min_doc_freq {settings.min_doc_freq})")
     name = model_name(model, settings.revision, label)

@@ -59,6 +59,16 @@ def read_doc_freq(words: Path | None, min_doc_freq: int | None) -> DocFreq | Non
     return dict(zip(keys, columns["doc_freq"], strict=True))
 
 
+def plan_items(
+    task: Task, max_items: int | None, doc_freq: DocFreq | None, min_doc_freq: int | None
+) -> dict[tuple[str, str], list[Item]]:
+    """The items of every direction of a task; `evaluate` and `trace` ask the same ones."""
+    return {
+        (source, target): select_items(task, source, target, max_items, doc_freq, min_doc_freq)
+        for source, target in task.directions()
+    }
+
+
 def select_items(
     task: Task,
     source: str,

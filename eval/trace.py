@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.behaviour import classify, classify_any, find_winner
-from eval.items import Item, read_doc_freq, select_items
+from eval.items import Item, plan_items, read_doc_freq
 from eval.lens import LayerReadings, LensParts, batches_by_length, find_parts, read_layers
 from eval.models import LanguageModel, load_model, model_input, model_name
 from eval.scoring import check_known, check_lengths
@@ -109,12 +109,7 @@ def run_trace(
     if run is None:
         return
     content = read_task(task)
-    plan = {
-        (source, target): select_items(
-            content, source, target, settings.max_items, doc_freq, settings.min_doc_freq
-        )
-        for source, target in content.directions()
-    }
+    plan = plan_items(content, settings.max_items, doc_freq, settings.min_doc_freq)
     n_all = sum(len(items) for items in plan.values())
     traced = {pair: [i for i in items if not i.identical] for pair, items in plan.items()}
     n_items = sum(len(items) for items in traced.values())

@@ -414,8 +414,6 @@ def test_torch_compile(
 def test_bf16_on_a_gpu(
     mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
 ) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device: run on a machine with a GPU and a CUDA build of torch")
     on_cpu = dataclasses.replace(tiny, device="cpu")
     run_train(on_cpu, no_wandb, tmp_path / "cpu", mix, "pivot", 7)
     run_train(tiny, no_wandb, tmp_path / "gpu", mix, "pivot", 7)
