@@ -12,17 +12,22 @@ A task is a YAML file beside a tab-separated table of concepts:
     query: "{source_language}: {source}\\n{target_language}:"
     answer: " {target}"
     concepts: words_small.tsv
+    avoid: words_avoid.tsv
 
 The table's columns are `id`, `pos`, `class`, one per language, and optionally `<lang>_alt` (further
 correct words, separated by ";"), `group` (scores are reported by it) and `example` (`no` keeps a
-concept out of the worked examples).
+concept out of the worked examples); other columns are for other readers. `avoid` is optional: a
+table with the columns `source_lang`, `target_lang`, `id`, `sibling`, one line where the sibling's
+word of the target language also translates the concept's word of the source language in some sense.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,9 @@ from mining.common.errors import InputError
 from mining.common.seeds import generator, hash64
 
 N_DISTRACTORS = 9
+
+# (source language, target language, concept id, sibling's id): no distractor in that direction.
+Avoided = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Task:
     query: str
     answer: str
     concepts: tuple[Concept, ...]
+    avoid: frozenset[Avoided] = frozenset()
 
     def directions(self) -> list[tuple[str, str]]:
         """All ordered pairs of languages."""
@@ -90,36 +99,61 @@ class Task:
         self, source: str, target: str, concept: Concept, k: int, draw: int, seed: int
     ) -> list[Concept]:
         """k worked examples for a concept: a function of (seed, direction, concept, draw) only."""
-        pool = [c for c in self.concepts if c.example and c.id != concept.id]
-        if len(pool) < k:
-            raise InputError(f"task {self.name}: {len(pool)} concepts may be examples, need {k}")
+        pool, place = self._examples, self._example_places.get(concept.id)
+        n_others = len(pool) - (place is not None)
+        if n_others < k:
+            raise InputError(f"task {self.name}: {n_others} concepts may be examples, need {k}")
         rng = generator(seed, "examples", self.name, source, target, concept.id, draw)
-        return [pool[i] for i in rng.choice(len(pool), size=k, replace=False)]
+        drawn = rng.choice(n_others, size=k, replace=False)
+        # Numbers from the concept's own place on stand for the concepts after it.
+        return [pool[i + (place is not None and i >= place)] for i in drawn]
 
     def distractors(self, source: str, target: str, concept: Concept) -> list[str]:
         """Up to 9 words of `target`, close in meaning to the concept's, none of them correct.
 
         Concepts of the same class and part of speech come first, then of the same part of speech,
-        in an order fixed by a hash. A concept that shares any form with this one, in either
-        language, is left out.
+        in an order fixed by a hash. Left out are concepts that share any form with this one in
+        either language, those that the task says to avoid, and a word that looks like the source
+        word, which a model could just copy.
         """
-        taken = concept.forms(target)
-        siblings = sorted(
-            (c for c in self.concepts if c.pos == concept.pos and c.id != concept.id),
-            key=lambda c: (
-                c.cls != concept.cls,
-                hash64(self.name, source, target, concept.id, c.id),
-            ),
-        )
+        taken = concept.forms(target) | concept.forms(source)
         words: list[str] = []
-        for other in siblings:
+        for other in self._siblings(source, target, concept):
             if other.forms(source) & concept.forms(source) or other.forms(target) & taken:
+                continue
+            if (source, target, concept.id, other.id) in self.avoid:
                 continue
             taken.add(other.words[target].casefold())
             words.append(other.words[target])
             if len(words) == N_DISTRACTORS:
                 break
         return words
+
+    def _siblings(self, source: str, target: str, concept: Concept) -> Iterator[Concept]:
+        def order(other: Concept) -> int:
+            return hash64(self.name, source, target, concept.id, other.id)
+
+        same_class = self._classes[concept.pos, concept.cls]
+        same_pos = self._classes[concept.pos, None]
+        yield from sorted((c for c in same_class if c.id != concept.id), key=order)
+        yield from sorted((c for c in same_pos if c.cls != concept.cls), key=order)
+
+    @cached_property
+    def _classes(self) -> dict[tuple[str, str | None], list[Concept]]:
+        """Concepts by (part of speech, class), and all of a part of speech by (it, None)."""
+        found: dict[tuple[str, str | None], list[Concept]] = {}
+        for concept in self.concepts:
+            for cls in (None, concept.cls):
+                found.setdefault((concept.pos, cls), []).append(concept)
+        return found
+
+    @cached_property
+    def _examples(self) -> list[Concept]:
+        return [concept for concept in self.concepts if concept.example]
+
+    @cached_property
+    def _example_places(self) -> dict[str, int]:
+        return {concept.id: place for place, concept in enumerate(self._examples)}
 
 
 _KEYS = ("name", "version", "license", "languages", "instruction", "example", "query", "answer")
@@ -134,49 +168,69 @@ def read_task(path: Path) -> Task:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({error})") from None
     expected = {"format", "concepts", *_KEYS}
-    if not isinstance(raw, dict) or set(raw) != expected:
+    if not isinstance(raw, dict) or set(raw) - {"avoid"} != expected:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise InputError(f"{path}: found {found}, expected the keys {sorted(expected)}")
     if raw["format"] != 1:
         raise InputError(f"{path}: format {raw['format']}, this version reads 1")
     concepts = _read_concepts(path.parent / raw["concepts"], list(raw["languages"]))
-    return Task(**{key: raw[key] for key in _KEYS}, concepts=tuple(concepts))
+    avoid: Iterable[Avoided] = ()
+    if "avoid" in raw:
+        avoid = _read_avoid(path.parent / raw["avoid"], {c.id for c in concepts}, raw["languages"])
+    settings = {key: raw[key] for key in _KEYS}
+    return Task(**settings, concepts=tuple(concepts), avoid=frozenset(avoid))
 
 
 def task_files(path: Path) -> dict[str, Path]:
     """The files a task consists of, for its content hash."""
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {path.name: path, raw["concepts"]: path.parent / raw["concepts"]}
+    tables = [raw[key] for key in ("concepts", "avoid") if key in raw]
+    return {path.name: path} | {name: path.parent / name for name in tables}
 
 
 def _read_concepts(path: Path, langs: list[str]) -> list[Concept]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such table of concepts")
     concepts: list[Concept] = []
     seen: set[str] = set()
+    for line, row in _read_table(path, ("id", "pos", "class", *langs)):
+        if row["id"] in seen:
+            raise InputError(f"{path}:{line}: the id '{row['id']}' stands twice")
+        seen.add(row["id"])
+        concepts.append(
+            Concept(
+                id=row["id"],
+                pos=row["pos"],
+                cls=row["class"],
+                words={lang: row[lang] for lang in langs},
+                alternatives={
+                    lang: tuple(w for w in (row.get(f"{lang}_alt") or "").split(";") if w)
+                    for lang in langs
+                },
+                group=row.get("group") or "",
+                example=row.get("example") != "no",
+            )
+        )
+    return concepts
+
+
+def _read_avoid(path: Path, ids: set[str], langs: Iterable[str]) -> Iterator[Avoided]:
+    known = {"id": ids, "sibling": ids, "source_lang": set(langs), "target_lang": set(langs)}
+    for line, row in _read_table(path, tuple(known)):
+        for column, values in known.items():
+            if row[column] not in values:
+                raise InputError(f"{path}:{line}: the task has no {column} '{row[column]}'")
+        yield row["source_lang"], row["target_lang"], row["id"], row["sibling"]
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and row of a tab-separated table; InputError where one of `columns` is empty."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such table")
     with path.open(encoding="utf-8", newline="") as handle:
         reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = {"id", "pos", "class", *langs} - set(reader.fieldnames or ())
+        missing = set(columns) - set(reader.fieldnames or ())
         if missing:
             raise InputError(f"{path}:1: the columns {sorted(missing)} are missing")
         for line, row in enumerate(reader, start=2):
-            if any(not row.get(name) for name in ("id", "pos", "class", *langs)):
-                raise InputError(f"{path}:{line}: an id, pos, class or word is empty")
-            if row["id"] in seen:
-                raise InputError(f"{path}:{line}: the id '{row['id']}' stands twice")
-            seen.add(row["id"])
-            concepts.append(
-                Concept(
-                    id=row["id"],
-                    pos=row["pos"],
-                    cls=row["class"],
-                    words={lang: row[lang] for lang in langs},
-                    alternatives={
-                        lang: tuple(w for w in (row.get(f"{lang}_alt") or "").split(";") if w)
-                        for lang in langs
-                    },
-                    group=row.get("group") or "",
-                    example=row.get("example") != "no",
-                )
-            )
-    return concepts
+            if empty := [name for name in columns if not row.get(name)]:
+                raise InputError(f"{path}:{line}: {', '.join(empty)} is empty")
+            yield line, row

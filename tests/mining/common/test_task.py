@@ -6,7 +6,7 @@ import pytest
 
 from launch.pipeline import find_task
 from mining.common.errors import InputError
-from mining.common.task import N_DISTRACTORS, read_task
+from mining.common.task import N_DISTRACTORS, read_task, task_files
 
 HEADER = """format: 1
 name: t
@@ -59,11 +59,39 @@ def test_distractors_are_siblings_and_never_correct(tmp_path: Path) -> None:
     assert set(found) <= {f"y{i}" for i in range(1, 11)}  # same class first, none that means y0
 
 
+def test_distractors_to_avoid_and_copies_are_left_out(tmp_path: Path) -> None:
+    rows = ["id\tpos\tclass\ta\tb"]
+    rows += [f"n{i}\tnoun\tk\tx{i}\ty{i}" for i in range(12)]
+    rows += ["copy\tnoun\tk\tz\tX0"]  # looks like the source word x0
+    path = write(tmp_path, rows, HEADER + "avoid: avoid.tsv\n")
+    (tmp_path / "avoid.tsv").write_text(
+        "source_lang\ttarget_lang\tid\tsibling\na\tb\tn0\tn5\nb\ta\tn0\tn6\n"
+    )
+    assert set(task_files(path)) == {"task.yaml", "c.tsv", "avoid.tsv"}
+    task = read_task(path)
+    found = {"ab": set[str](), "ba": set[str]()}
+    for direction, words in found.items():
+        source, target = direction
+        words.update(task.distractors(source, target, task.concepts[0]))
+        assert len(words) == N_DISTRACTORS
+    # Eleven siblings, one of them avoided in each direction; "X0" would be a copy of x0.
+    assert found["ab"] <= {f"y{i}" for i in range(1, 12) if i != 5}
+    assert found["ba"] <= {f"x{i}" for i in range(1, 12) if i != 6} | {"z"}
+
+
+def test_avoided_concepts_must_exist(tmp_path: Path) -> None:
+    rows = ["id\tpos\tclass\ta\tb", "x\tn\tk\tw\tv"]
+    path = write(tmp_path, rows, HEADER + "avoid: avoid.tsv\n")
+    (tmp_path / "avoid.tsv").write_text("source_lang\ttarget_lang\tid\tsibling\na\tb\tx\ty\n")
+    with pytest.raises(InputError, match=r"avoid\.tsv:2: the task has no sibling 'y'"):
+        read_task(path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         (["id\tpos\tclass\ta"], r"c\.tsv:1: the columns \['b'\]"),
-        (["id\tpos\tclass\ta\tb", "x\tn\tk\tw\t"], r"c\.tsv:2: an id, pos, class or word is empty"),
+        (["id\tpos\tclass\ta\tb", "x\tn\tk\tw\t"], r"c\.tsv:2: b is empty"),
         (["id\tpos\tclass\ta\tb", "x\tn\tk\tw\tv", "x\tn\tk\tw\tv"], r"c\.tsv:3: the id 'x'"),
     ],
 )
