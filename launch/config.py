@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from eval.report_settings import ReportSettings
+from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
@@ -48,8 +49,8 @@ class RunConfig:
         task: word-translation task: the name of a shipped one (words-small) or a path; null takes
             the world's own for a generated world, else words-small.
         models: further models to evaluate and trace, name -> folder or hub id (id@revision).
-        only: restrict train, evaluate, trace and attribute to these (ARM, ARM/SEED, or a name of
-            models); empty means all.
+        only: restrict train, evaluate, sentences, trace and attribute to these (ARM, ARM/SEED, or a
+            name of models); empty means all.
         inputs: folders of finished stages to use in place of this run's own, stage -> folder.
         engine: where tasks run.
         corpus: the documents.
@@ -64,6 +65,7 @@ class RunConfig:
         train: the train stage.
         wandb: where training logs to, beside its files.
         evaluate: the evaluate stage.
+        sentences: the sentences stage; not run where sentences.path is null.
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
@@ -89,6 +91,7 @@ class RunConfig:
     train: TrainSettings = field(default_factory=TrainSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    sentences: SentencesSettings = field(default_factory=SentencesSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
@@ -123,6 +126,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mix": ("documents for each arm at one budget", ("mix",)),
     "train": ("pre-train a model on each arm", ("train", "wandb")),
     "evaluate": ("word-translation score with intervals", ("evaluate",)),
+    "sentences": ("translates sentences: chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
