@@ -71,12 +71,15 @@ def generate_lines(
         for i, (ids, limit) in enumerate(zip(encoded, limits, strict=True))
     ]
     requests.sort(key=lambda r: (r.width, r.index))
-    ends = _end_tokens(model)
+    line_ends = line_end_tokens(model.tokenizer)
+    text_ends = _text_ends(model)
     lines: list[Line | None] = [None] * len(prompts)
     with _no_defaults(model):
         for batch in _batches(requests, batch_tokens):
-            for request, new in zip(batch, _generate(model, batch, ends), strict=True):
-                lines[request.index] = _line(model.tokenizer, new[: request.limit], ends)
+            found = _generate(model, batch, line_ends | text_ends)
+            for request, new in zip(batch, found, strict=True):
+                kept = new[: request.limit]
+                lines[request.index] = _line(model.tokenizer, kept, line_ends, text_ends)
             advance(len(batch))
     return [line for line in lines if line is not None]
 
@@ -93,11 +96,10 @@ def _limit(model: LanguageModel, n_prompt: int, limit: int) -> int:
     return min(limit, left)
 
 
-def _end_tokens(model: LanguageModel) -> frozenset[int]:
+def _text_ends(model: LanguageModel) -> frozenset[int]:
     configured = getattr(model.net.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    more = {token for token in listed if token is not None}
-    return line_end_tokens(model.tokenizer) | {model.tokenizer.eos_id} | more
+    return frozenset({model.tokenizer.eos_id, *(token for token in listed if token is not None)})
 
 
 def _batches(requests: Sequence[_Request], batch_tokens: int) -> Iterator[list[_Request]]:
@@ -173,9 +175,11 @@ def _generate(
     return new
 
 
-def _line(tokenizer: Tokenizer, new: Sequence[int], ends: frozenset[int]) -> Line:
-    end = next((i for i, token in enumerate(new) if token in ends), None)
-    kept = new if end is None else new[: end + 1]  # the last token may hold text before its "\n"
+def _line(
+    tokenizer: Tokenizer, new: Sequence[int], line_ends: frozenset[int], text_ends: frozenset[int]
+) -> Line:
+    n = next((i for i, token in enumerate(new) if token in line_ends | text_ends), None)
+    # The token that ends a line may hold text before its line feed.
+    kept = new if n is None else new[: n + (new[n] in line_ends)]
     text = tokenizer.decode([token for token in kept if token not in tokenizer.special_ids])
-    n_tokens = len(new) if end is None else end
-    return Line(text.split("\n", 1)[0].strip(), n_tokens, end is None)
+    return Line(text.split("\n", 1)[0].strip(), len(new) if n is None else n, n is None)
