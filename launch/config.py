@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from eval.export_settings import ExportLmEvalSettings
 from eval.report_settings import ReportSettings
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
@@ -69,6 +70,7 @@ class RunConfig:
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        export_lm_eval: the tool export-lm-eval.
     """
 
     out: str = "runs/quickstart"
@@ -95,6 +97,7 @@ class RunConfig:
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "out", bool(self.out), "a folder")
@@ -131,6 +134,14 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
 }
+# The same for commands beside the chain, which read the configuration too.
+TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "export-lm-eval": (
+        "write the word task as a folder DIR for lm-evaluation-harness",
+        ("evaluate", "export_lm_eval"),
+    ),
+}
+COMMANDS = {**STAGES, **TOOLS}
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
@@ -179,7 +190,7 @@ def _plain(value: Any) -> Any:
 def _parser(command: str, skip: Iterable[str]) -> Any:
     import jsonargparse
 
-    text = STAGES[command][0] if command in STAGES else "the whole chain, documents to report"
+    text = COMMANDS[command][0] if command in COMMANDS else "the whole chain, documents to report"
     parser = jsonargparse.ArgumentParser(
         prog=f"pivots {command}",
         description=f"{text[0].upper()}{text[1:]}.",
@@ -196,7 +207,7 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
 
 
 def _help(command: str) -> typing.NoReturn:
-    sections = STAGES[command][1] if command in STAGES else tuple(_sections())
+    sections = COMMANDS[command][1] if command in COMMANDS else tuple(_sections())
     skip = set(_sections()) - {*SHARED, *sections}
     _parser(command, skip).print_help()
     sys.exit(0)

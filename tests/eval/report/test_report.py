@@ -226,6 +226,7 @@ def test_without_the_baseline_there_is_no_answer(tmp_path, finished_run):
     assert "differences" not in page.charts()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sentences_have_a_section_where_the_run_translates_them(tmp_path, finished_run):
     inputs = finished_run(arms=("random", "pivot"), translated=True, traced=False, attributed=False)
     page = report(tmp_path, inputs)
@@ -239,7 +240,6 @@ def test_sentences_have_a_section_where_the_run_translates_them(tmp_path, finish
     assert "25.0%" in page.text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_missing_parts_are_said_in_words(tmp_path, finished_run):
     page = report(
         tmp_path,
