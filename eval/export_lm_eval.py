@@ -221,7 +221,8 @@ Groups (one task a direction, `GROUP_en_fr` and so on; the group's `acc` is the 
 
 {listed}
 
-Trust: the harness runs `{LOADER}.py` of this folder, which only reads the files beside it.
+The harness runs `{LOADER}.py` of this folder, which only reads the files beside it. `run.json`
+names places on the machine that wrote the folder: leave it out where you hand the folder on.
 
 The same numbers as `pivots evaluate` on this draw come out under these conditions:
 
