@@ -91,7 +91,8 @@ def _limit(model: LanguageModel, n_prompt: int, limit: int) -> int:
     if left < 1:
         raise InputError(
             f"{model.name}: a prompt has {n_prompt} tokens, but the model takes at most "
-            f"{model.max_positions}, so that no translation fits; leave out the longest sentences"
+            f"{model.max_positions}, so that no answer fits; leave out long sentences "
+            "(sentences.max_chars)"
         )
     return min(limit, left)
 

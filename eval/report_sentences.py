@@ -35,12 +35,12 @@ def sentences_sections(data: RunData) -> tuple[Section, ...]:
 def _models_table(data: RunData, signatures: str) -> Table:
     columns = [Column("arm"), Column("seed", "num"), Column("sentences", "num")]
     columns += [Column(title, "num") for title in MEASURES.values()]
-    columns += [Column("cut off", "num")]
+    columns += [Column("cut off", "num"), Column("empty", "num")]
     rows: list[tuple[Cell, ...]] = []
     for (arm, seed), summary in data.sentences.items():
         scores = (_text(summary[measure]) for measure in MEASURES)
-        cut_off = percent(summary["truncated"])
-        rows.append((arm, str(seed), count(summary["n_sentences"]), *scores, cut_off))
+        shares = (percent(summary[share]) for share in ("truncated", "empty"))
+        rows.append((arm, str(seed), count(summary["n_sentences"]), *scores, *shares))
     caption = f"Means over the directions, with intervals over sentences. sacrebleu: {signatures}."
     return Table(caption, tuple(columns), tuple(rows))
 

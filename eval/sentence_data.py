@@ -47,8 +47,10 @@ def _flores_file(settings: SentencesSettings, folder: Path, lang: str) -> Path:
     )
 
 
-def read_sentences(settings: SentencesSettings) -> Sentences:
-    """The sentences of each language; number n of all languages mean the same.
+def read_sentences(settings: SentencesSettings) -> tuple[Sentences, int]:
+    """The sentences of each language, and how many were left out for their length.
+
+    Number n of all languages mean the same.
 
     Raises InputError, with file and line, where a file is missing, not UTF-8 or has an empty
     sentence, and where the languages have different numbers of sentences or fewer than two.
@@ -63,13 +65,22 @@ def read_sentences(settings: SentencesSettings) -> Sentences:
             found = ", ".join(f"{name} {n}" for name, n in counts.items())
             folder = next(iter(files.values())).parent
             raise InputError(f"{folder}: the files have different numbers of lines: {found}")
-    n = len(next(iter(sentences.values())))
-    if n < MIN_SENTENCES:
+    total = len(next(iter(sentences.values())))
+    limit = settings.max_chars
+    kept = [
+        n
+        for n in range(total)
+        if limit is None or all(len(lines[n]) <= limit for lines in sentences.values())
+    ]
+    if len(kept) < MIN_SENTENCES:
+        short = "" if limit is None else f" of at most {limit} characters (sentences.max_chars)"
         raise InputError(
-            f"{settings.path}: found {n} sentences, expected at least {MIN_SENTENCES}, as the "
-            "worked example is another sentence"
+            f"{settings.path}: found {len(kept)} sentences{short}, expected at least "
+            f"{MIN_SENTENCES}, as the worked example is another sentence"
         )
-    return {lang: lines[: settings.max_sentences] for lang, lines in sentences.items()}
+    chosen = kept[: settings.max_sentences]
+    texts = {lang: [lines[n] for n in chosen] for lang, lines in sentences.items()}
+    return texts, total - len(kept)
 
 
 def _lines(path: Path) -> list[str]:

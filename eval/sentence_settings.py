@@ -54,7 +54,9 @@ class SentencesSettings:
         files: file code of a FLORES folder, or column of a TSV file, by language code, where it is
             not the usual one.
         names: name of a language in the prompt, by code, where it is not the usual one.
-        max_sentences: sentences, the first ones; null takes all.
+        max_chars: leave out sentences that have more characters than this in any of the languages,
+            for models with few positions; null keeps all.
+        max_sentences: sentences, the first ones that are left; null takes all.
         length_factor: a translation is cut off at this many times the tokens of its source
             sentence (and not below 16 tokens).
         revision: revision of a hub model; null takes its default.
@@ -71,6 +73,7 @@ class SentencesSettings:
     directions: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    max_chars: int | None = None
     max_sentences: int | None = None
     length_factor: float = 4.0
     revision: str | None = None
@@ -96,6 +99,8 @@ class SentencesSettings:
         twice = len(set(self.directions)) != len(self.directions)
         check_setting(self, "directions", not twice, "no direction twice")
         check_setting(self, "split", bool(self.split), "dev or devtest")
+        long = self.max_chars is None or self.max_chars >= 1
+        check_setting(self, "max_chars", long, "at least 1, or null")
         # The worked example is another sentence, so one by itself cannot be translated.
         enough = self.max_sentences is None or self.max_sentences >= 2
         check_setting(self, "max_sentences", enough, "at least 2, or null")

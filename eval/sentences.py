@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -65,7 +66,9 @@ def run_sentences(
     run = begin("sentences", out, record, inputs)
     if run is None:
         return
-    sentences = read_sentences(settings)
+    sentences, n_left_out = read_sentences(settings)
+    if n_left_out:
+        log.info("sentences: %d left out for their length", n_left_out)
     pairs = settings.pairs()
     n = len(sentences[settings.languages[0]])
     name = model_name(model, settings.revision, label)
@@ -89,12 +92,19 @@ def run_sentences(
     summary = _summary(tables, settings, seed)
     write_json(
         run.out / "summary.json",
-        {"model": name, "arm": label.get("arm"), "seed": label.get("seed"), **summary},
+        {
+            "model": name,
+            "arm": label.get("arm"),
+            "seed": label.get("seed"),
+            "n_left_out": n_left_out,
+            **summary,
+        },
     )
     found = summary["sentence_chrf"]
-    log.info("sentences %s: chrF %.2f (%.2f to %.2f), %.1f%% cut off", name, found["value"],
-             found["low"], found["high"], 100 * summary["truncated"])  # fmt: skip
-    run.finish({"sentences": n, "directions": len(pairs)})
+    log.info("sentences %s: chrF %.2f (%.2f to %.2f), %.1f%% cut off, %.1f%% empty", name,
+             found["value"], found["low"], found["high"], 100 * summary["truncated"],
+             100 * summary["empty"])  # fmt: skip
+    run.finish({"sentences": n, "left_out": n_left_out, "directions": len(pairs)})
 
 
 def sentence_prompt(
@@ -151,12 +161,18 @@ def _summary(
         for name, table in tables.items()
     }
     summary = summarise_chrf(texts, bootstrap)
-    shares = {name: pc.mean(table["truncated"]).as_py() for name, table in tables.items()}
-    for name, share in shares.items():
-        summary["directions"][name]["truncated"] = share
+    for name, table in tables.items():
+        # Both make a low score mean something else than a bad translation.
+        summary["directions"][name] |= {
+            "truncated": pc.mean(table["truncated"]).as_py(),
+            "empty": pc.mean(pc.equal(table["hypothesis"], "")).as_py(),
+        }
     return {
         "n_sentences": next(iter(tables.values())).num_rows,
         "confidence": settings.confidence,
-        "truncated": sum(shares.values()) / len(shares),
+        **{
+            share: float(np.mean([d[share] for d in summary["directions"].values()]))
+            for share in ("truncated", "empty")
+        },
         **summary,
     }

@@ -24,7 +24,7 @@ def test_flores_folders_of_both_generations(tmp_path: Path) -> None:
     old = flores(tmp_path / "old", {**files, "zho_Hans": "一\n二"})
     new = flores(tmp_path / "new", {**files, "cmn_Hans": "一\n二\n"}, "devtest")
     for path, split in ((old, "dev"), (new, "devtest")):
-        found = read_sentences(SentencesSettings(str(path), split, ("en", "fr", "zh")))
+        found, _ = read_sentences(SentencesSettings(str(path), split, ("en", "fr", "zh")))
         assert found == {"en": ["A\u2028a.", "B."], "fr": ["Un.", "Deux."], "zh": ["一", "二"]}
 
 
@@ -33,7 +33,7 @@ def test_a_language_that_nobody_listed(tmp_path: Path) -> None:
     settings = SentencesSettings(
         str(path), languages=("en", "oc"), files={"oc": "oci_Latn"}, names={"oc": "Occitan"}
     )
-    assert read_sentences(settings)["oc"] == ["C.", "D."]
+    assert read_sentences(settings)[0]["oc"] == ["C.", "D."]
     assert settings.name("oc") == "Occitan"
 
 
@@ -43,7 +43,16 @@ def test_tsv_columns_in_any_order_and_quotes_are_text(tmp_path: Path) -> None:
     settings = SentencesSettings(
         str(path), languages=("en", "fr"), files={"en": "english"}, max_sentences=2
     )
-    assert read_sentences(settings) == {"en": ['One"', "Two"], "fr": ['"Un', "Deux"]}
+    assert read_sentences(settings) == ({"en": ['One"', "Two"], "fr": ['"Un', "Deux"]}, 0)
+
+
+def test_long_sentences_are_left_out_in_every_language(tmp_path: Path) -> None:
+    path = flores(tmp_path, {"eng_Latn": "a\nbb\ncccc\nd\ne\n", "fra_Latn": "a\nbbb\nc\nd\ne\n"})
+    settings = SentencesSettings(str(path), languages=("en", "fr"), max_chars=2, max_sentences=2)
+    assert read_sentences(settings) == ({"en": ["a", "d"], "fr": ["a", "d"]}, 2)
+    (path / "dev" / "fra_Latn.dev").write_text("aaa\n" * 4 + "e\n")
+    with pytest.raises(InputError, match="found 1 sentences of at most 2 characters"):
+        read_sentences(settings)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,7 @@ def test_settings_are_checked(fields: dict[str, object], message: str) -> None:
 
 @pytest.mark.shared_data
 def test_the_shared_sentences_are_whole(shared: Path) -> None:
-    found = read_sentences(SentencesSettings(str(shared / "parallel" / "pud.tsv")))
+    found, _ = read_sentences(SentencesSettings(str(shared / "parallel" / "pud.tsv")))
     assert {lang: len(lines) for lang, lines in found.items()} == dict.fromkeys(
         ("en", "fr", "zh", "ja"), len(found["en"])
     )

@@ -21,6 +21,7 @@ from eval.models import LanguageModel, wrap_model
 from eval.sentence_settings import SentencesSettings
 from eval.sentences import run_sentences
 from eval.stats import Bootstrap
+from launch.cli import main
 from mining.common.errors import InputError
 from mining.common.files import read_json
 from mining.common.stage import read_manifest
@@ -141,7 +142,7 @@ def test_prompts_that_do_not_fit_are_refused(
     byte_bpe: Callable[..., Tokenizer], tiny_model: Any
 ) -> None:
     model = make_model(tiny_model, byte_bpe(TEXTS, 290), "llama")
-    with pytest.raises(InputError, match=r"takes at most 256, so that no translation fits"):
+    with pytest.raises(InputError, match=r"takes at most 256, so that no answer fits"):
         generate_lines(model, ["x" * 256], [4], 100)
     almost = "x" * (255 - len(model.tokenizer.encode("x" * 255)) + 255)
     room = 256 - len(model.tokenizer.encode(almost))
@@ -230,9 +231,26 @@ def test_stage_translates_every_sentence_after_its_predecessor(
     summary = read_json(out / "summary.json")
     assert (summary["arm"], summary["seed"], summary["n_sentences"]) == ("pivot", 1, 6)
     assert summary["truncated"] == pytest.approx(np.mean([r["truncated"] for r in rows]))
+    empty = [r["hypothesis"] == "" for r in rows if r["source_lang"] == "fr"]
+    assert summary["directions"]["fr-en"]["empty"] == pytest.approx(np.mean(empty))
     assert list(summary["directions"]) == ["en-fr", "fr-en"]
-    assert read_manifest(out, "sentences").counts == {"sentences": 6, "directions": 2}
+    assert read_manifest(out, "sentences").counts == {
+        "sentences": 6, "left_out": 0, "directions": 2,
+    }  # fmt: skip
     assert json.dumps(summary).find(str(tmp_path)) < 0
+
+
+def test_the_command_translates_with_the_models_of_the_configuration(
+    inputs: tuple[str, str], tmp_path: Path
+) -> None:
+    model, path = inputs
+    arguments = ["--models", json.dumps({"m": model}), "--only", '["m"]', "--sentences.path", path]
+    arguments += ["--sentences.languages", '["en", "fr"]', "--sentences.directions", '["fr-en"]']
+    arguments += ["--sentences.max_chars", "30", "--sentences.length_factor", "1"]
+    assert main(["sentences", "--out", str(tmp_path / "run"), *arguments]) == 0
+    summary = read_json(tmp_path / "run" / "sentences" / "m" / "0" / "summary.json")
+    assert (summary["arm"], summary["n_sentences"], summary["n_left_out"]) == ("m", 4, 2)
+    assert list(summary["directions"]) == ["fr-en"]
 
 
 def test_a_killed_stage_goes_on_with_the_next_direction(

@@ -357,9 +357,8 @@ class _Builder:
         found = summarise_chrf(
             {f"{a}-{b}": (references[::-1], references) for a, b in self.pairs}, bootstrap
         )
-        write_json(
-            run.out / "summary.json", {**found, "n_sentences": len(references), "truncated": 0.25}
-        )
+        shares = {"n_sentences": len(references), "truncated": 0.25, "empty": 0.125}
+        write_json(run.out / "summary.json", {**found, **shares})
         run.finish({})
         return out
 

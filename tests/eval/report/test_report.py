@@ -238,6 +238,7 @@ def test_sentences_have_a_section_where_the_run_translates_them(tmp_path, finish
     assert summary["signatures"]["chrf_pp"] in page.text
     assert "ja → zh" in page.text
     assert "25.0%" in page.text
+    assert "12.5%" in page.text
 
 
 def test_missing_parts_are_said_in_words(tmp_path, finished_run):
