@@ -20,7 +20,7 @@ import yaml
 
 from eval.export_settings import ExportLmEvalSettings
 from eval.items import Item, plan_items
-from eval.settings import Form
+from eval.settings import EvaluateSettings, Form
 from mining.common.errors import InputError
 from mining.common.files import write_text
 from mining.common.logs import log
@@ -69,16 +69,16 @@ FORM_TITLES: dict[Form, str] = {
 
 
 def run_export(
-    settings: ExportLmEvalSettings, out: Path, task: Path, examples: int, seed: int
+    settings: ExportLmEvalSettings, evaluate: EvaluateSettings, out: Path, task: Path, seed: int
 ) -> None:
-    """Write the task file `task` with draw `settings.draw` of `examples` worked examples to `out`.
+    """Write the task file `task` to `out`, with draw `settings.draw` of `evaluate`'s examples.
 
     The items are those of `evaluate`, without identical words and those without distractors.
     Candidates stand in an order drawn from `seed`, so that the place of the right one says nothing.
     Raises InputError where a prompt ends with white space, which the harness would move.
     """
     content = read_task(task)
-    record = {**settings_dict(settings), "examples": examples, "seed": seed}
+    record = {**settings_dict(settings), "examples": evaluate.examples, "seed": seed}
     run = begin("export-lm-eval", out, record, {"task": FilesInput(task_files(task))})
     if run is None:
         return
@@ -89,7 +89,7 @@ def run_export(
         "task": content.name,
         "license": content.license,
         "draw": settings.draw,
-        "examples": examples,
+        "examples": evaluate.examples,
         "seed": seed,
     }
     counts: dict[str, int] = {}
@@ -100,7 +100,7 @@ def run_export(
                 doc
                 for item in items
                 if not item.identical
-                and (doc := make_doc(content, item, form, settings.draw, examples, seed))
+                and (doc := make_doc(content, item, form, settings.draw, evaluate, seed))
             ]
             if not docs:
                 log.warning("export-lm-eval: no item for %s-%s (%s)", source, target, form)
@@ -122,11 +122,11 @@ def run_export(
 
 
 def make_doc(
-    task: Task, item: Item, form: Form, draw: int, examples: int, seed: int
+    task: Task, item: Item, form: Form, draw: int, evaluate: EvaluateSettings, seed: int
 ) -> dict[str, Any] | None:
     """An item as the harness's document; None where it has no distractors in this form."""
     source, target = item.source_lang, item.target_lang
-    shown = task.draw_examples(source, target, item.concept, examples, draw, seed)
+    shown = task.draw_examples(source, target, item.concept, evaluate.examples, draw, seed)
     if form == "source":
         right, wrong = item.source, task.distractors(target, source, item.concept)
     else:

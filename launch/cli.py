@@ -93,7 +93,7 @@ def _export_lm_eval(arguments: list[str]) -> int:
     from launch.pipeline import Plan
 
     task = Plan(config).task
-    run_export(config.export_lm_eval, Path(folder), task, config.evaluate.examples, config.seed)
+    run_export(config.export_lm_eval, config.evaluate, Path(folder), task, config.seed)
     print(f"{folder}: see its README.md for the command")
     return 0
 

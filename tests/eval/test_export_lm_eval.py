@@ -27,6 +27,10 @@ from tests.eval.conftest import EOS
 
 LANGS = ("en", "fr", "zh")
 EXAMPLES = 2
+# Our own scores for the export's draw, the first.
+EVALUATE = EvaluateSettings(
+    draws=1, examples=EXAMPLES, forms=("source", "target"), bootstrap_samples=10, device="cpu"
+)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -49,7 +53,7 @@ def test_prompts_are_those_of_the_draw_and_the_right_one_stands_anywhere(
     path = word_task(tmp_path / "task", 40, LANGS)
     task = read_task(path)
     out = tmp_path / "out"
-    run_export(ExportLmEvalSettings(draw=draw), out, path, EXAMPLES, 7)
+    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, out, path, 7)
     for form in ("source", "target"):
         for source, target in task.directions():
             file = f"{form}-{source}-{target}"
@@ -70,7 +74,7 @@ def test_prompts_are_those_of_the_draw_and_the_right_one_stands_anywhere(
                     assert [doc["prompt"]] * 10 == expected
                     assert doc["answers"] == [f" {word}" for word in doc["candidates"]]
     before = folder_bytes(out)
-    run_export(ExportLmEvalSettings(draw=draw), tmp_path / "again", path, EXAMPLES, 7)
+    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, tmp_path / "again", path, 7)
     assert folder_bytes(tmp_path / "again") == before
     group = yaml.safe_load((out / "made_up_source.yaml").read_text())
     assert group["task"] == [f"made_up_source_{a}_{b}" for a, b in task.directions()]
@@ -101,13 +105,13 @@ def test_what_the_harness_would_score_otherwise_is_refused(word_task: Any, tmp_p
     task = json.loads(path.read_text())
     path.write_text(json.dumps(task | {"query": task["query"] + " ", "answer": "{target}"}))
     with pytest.raises(InputError, match=r"a prompt ends with .* expected no white space"):
-        run_export(ExportLmEvalSettings(), tmp_path / "out", path, EXAMPLES, 0)
+        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "out", path, 0)
     alone = word_task(tmp_path / "alone", 4)
     lines = (alone.parent / "concepts.tsv").read_text().splitlines()
     rows = [line.replace("noun", f"kind{i}") for i, line in enumerate(lines)]
     (alone.parent / "concepts.tsv").write_text("\n".join(rows) + "\n")
     with pytest.raises(InputError, match="no item to export"):
-        run_export(ExportLmEvalSettings(), tmp_path / "none", alone, EXAMPLES, 0)
+        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "none", alone, 0)
 
 
 @pytest.fixture
@@ -140,12 +144,8 @@ def test_lm_eval_gives_our_accuracy_item_by_item(model_folder: Path, tmp_path: P
 
     path = tmp_path / "task" / "task.yaml"
     task, out, seed = read_task(path), tmp_path / "out", 3
-    run_export(ExportLmEvalSettings(), out, path, EXAMPLES, seed)
-    # Our own scores for this draw, the first.
-    ours = EvaluateSettings(
-        draws=1, examples=EXAMPLES, forms=("source", "target"), bootstrap_samples=10, device="cpu"
-    )
-    run_evaluate(ours, tmp_path / "evaluate", str(model_folder), path, None, seed)
+    run_export(ExportLmEvalSettings(), EVALUATE, out, path, seed)
+    run_evaluate(EVALUATE, tmp_path / "evaluate", str(model_folder), path, None, seed)
     items = {
         (r["source_lang"], r["target_lang"], r["concept"]): r
         for r in pq.read_table(tmp_path / "evaluate" / "items.parquet").to_pylist()
