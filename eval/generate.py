@@ -75,7 +75,7 @@ def generate_lines(
     text_ends = _text_ends(model)
     lines: list[Line | None] = [None] * len(prompts)
     with _no_defaults(model):
-        for batch in _batches(requests, batch_tokens):
+        for batch in _batches(requests, batch_tokens, model.max_positions):
             found = _generate(model, batch, line_ends | text_ends)
             for request, new in zip(batch, found, strict=True):
                 kept = new[: request.limit]
@@ -103,12 +103,16 @@ def _text_ends(model: LanguageModel) -> frozenset[int]:
     return frozenset({model.tokenizer.eos_id, *(token for token in listed if token is not None)})
 
 
-def _batches(requests: Sequence[_Request], batch_tokens: int) -> Iterator[list[_Request]]:
+def _batches(
+    requests: Sequence[_Request], batch_tokens: int, max_positions: int | None
+) -> Iterator[list[_Request]]:
     batch: list[_Request] = []
     for request in requests:
         candidate = [*batch, request]
         width = max(len(r.ids) for r in candidate) + max(r.limit for r in candidate)
-        if batch and len(candidate) * width > batch_tokens:
+        # A row that is done is computed on until the last one is, and must have positions for it.
+        fits = max_positions is None or width <= max_positions
+        if batch and not (fits and len(candidate) * width <= batch_tokens):
             yield batch
             candidate = [request]
         batch = candidate

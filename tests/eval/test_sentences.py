@@ -55,13 +55,15 @@ def make_model(tiny_model: Any, tokenizer: Tokenizer, family: str, **more: Any) 
 
 
 @torch.inference_mode()
-def plain_line(model: LanguageModel, prompt: str, limit: int) -> Line:
+def plain_line(
+    model: LanguageModel, prompt: str, limit: int, ends: Sequence[int] = MORE_ENDS
+) -> Line:
     """One prompt, no cache, no batch: append the likeliest token until its text ends the line."""
     ids = model.tokenizer.encode(prompt)
     new: list[int] = []
     while len(new) < limit:
         token = int(model.net(torch.tensor([[*ids, *new]])).logits[0, -1].argmax())
-        if token == model.tokenizer.eos_id or token in MORE_ENDS:
+        if token == model.tokenizer.eos_id or token in ends:
             return Line(model.tokenizer.decode(new).strip(), len(new), False)
         text = model.tokenizer.decode([*new, token])
         if "\n" in text:
@@ -90,6 +92,19 @@ def test_batches_say_what_one_prompt_at_a_time_says(
     assert len(done) > 1
     assert generate_lines(model, prompts, limits, 10**6) == expected
     assert generate_lines(model, prompts, limits, 1) == expected
+
+
+def test_rows_that_are_done_stay_within_the_models_positions(
+    byte_bpe: Callable[..., Tokenizer], tiny_model: Any
+) -> None:
+    """A long prompt with a short answer beside a short prompt with a long one, in a GPT-2."""
+    model = make_model(tiny_model, byte_bpe(TEXTS, 290), "gpt2")
+    prompts, limits = ["".join(TEXTS)[:300], "".join(TEXTS)[:280], "cat", "dog"], [4, 9, 180, 170]
+    assert 256 - 180 < len(model.tokenizer.encode(prompts[0])) < 252
+    model.net.generation_config.eos_token_id = None
+    lines = generate_lines(model, prompts, limits, 10**6)
+    assert lines == [plain_line(model, *p, ends=()) for p in zip(prompts, limits, strict=True)]
+    assert max(line.n_tokens for line in lines) > 100
 
 
 def force_order(model: LanguageModel, start: int, order: Sequence[int]) -> None:
