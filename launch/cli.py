@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.config import STAGES, RunConfig, parse_config, save_config
+from launch.config import STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
@@ -20,6 +20,8 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots run [CONFIG]      the whole chain; what is done already is not done again
   pivots STAGE             one stage of it, with the same settings:
 {stages}
+  pivots export-lm-eval DIR
+                           write the word task as a folder for lm-evaluation-harness
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
@@ -74,8 +76,26 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _run(config)
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, "lineage", "verify"))
+    if command == "export-lm-eval":
+        return _export_lm_eval(arguments)
+    known = ", ".join(("run", *STAGES, *TOOLS, "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
+
+
+def _export_lm_eval(arguments: list[str]) -> int:
+    folder = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    config = parse_config(arguments[1:] if folder else arguments, "export-lm-eval")
+    if folder is None:
+        raise SettingsError(
+            "export-lm-eval: found no folder; pivots export-lm-eval DIR [--task ...]"
+        )
+    from eval.export_lm_eval import run_export
+    from launch.pipeline import Plan
+
+    task = Plan(config).task
+    run_export(config.export_lm_eval, config.evaluate, Path(folder), task, config.seed)
+    print(f"{folder}: see its README.md for the command")
+    return 0
 
 
 def _inspect(command: str, arguments: list[str]) -> int:
