@@ -22,7 +22,7 @@ ENTRIES = [
 
 def concept(name: str, fr: str, ja: str, pos: str = "noun", **alternatives: str) -> Concept:
     words = {"en": name, "fr": fr, "ja": ja}
-    extra = {lang: tuple(filter(None, [alternatives.get(lang)])) for lang in words}
+    extra = {lang: tuple(filter(None, [alternatives.get(f"{lang}_alt")])) for lang in words}
     return Concept(name, pos, "place", words, extra)
 
 
@@ -42,7 +42,7 @@ def test_agreement_counts_known_words_in_both_directions_of_entries() -> None:
     found = agreement(
         task(
             concept("bank", "banque", "銀行"),
-            concept("shore", "rive", "岸", fr="Côte"),
+            concept("shore", "rive", "岸", fr_alt="Côte"),
             concept("study", "étude", "勉強する", "verb"),
         ),
         LexiconIndex(ENTRIES),
@@ -75,7 +75,7 @@ def test_ambiguous_pairs_follow_every_language() -> None:
 
 def test_ambiguous_pairs_go_through_alternatives() -> None:
     bank = concept("bank", "banque", "銀行")
-    shore = concept("shore", "littoral", "岸", fr="rive")
+    shore = concept("shore", "littoral", "岸", fr_alt="rive")
     found = ambiguous_pairs([bank, shore], ["en", "fr"], LexiconIndex(ENTRIES))
     assert set(found) == {("en", "fr", "bank", "shore"), ("fr", "en", "shore", "bank")}
 
