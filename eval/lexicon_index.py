@@ -18,9 +18,14 @@ SURU = "する"
 _NONE: frozenset[str] = frozenset()
 
 
+def fold_key(word: str) -> str:
+    """The form in which words are compared: NFC and case folded, no white space at the ends."""
+    return unicodedata.normalize("NFC", word.strip().casefold())
+
+
 def fold_word(word: str, lang: str) -> str:
     """The form in which a word of `lang` is looked up."""
-    folded = unicodedata.normalize("NFC", word.strip().casefold())
+    folded = fold_key(word)
     if lang == "ja" and folded != SURU:
         folded = folded.removesuffix(SURU)
     return folded
