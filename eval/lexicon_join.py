@@ -109,8 +109,8 @@ class Lexicon:
         return max((len(s) for s in self.senses.get((lang, word), {}).values()), default=0)
 
 
-class _Word(NamedTuple):
-    """A candidate word of one language with its compatible evidence."""
+class LinkedWord(NamedTuple):
+    """A word of a language other than the pivot (folded), with the entries that link it."""
 
     lang: str
     word: str
@@ -121,6 +121,7 @@ def join(
     lexicon: Lexicon,
     languages: Sequence[str],
     frequency: Frequency,
+    minimum: Mapping[str, int],
     back_translation: bool = True,
     only: Collection[tuple[str, str]] | None = None,
 ) -> tuple[list[Candidate], list[Dropped]]:
@@ -128,9 +129,15 @@ def join(
 
     With `back_translation` a link counts only where entries stand in both directions, or where it
     is led back to the pivot word over a further language. `only` restricts the join to some pairs
-    of a folded pivot word and a part of speech. Both lists are in the order of the pivot words.
+    of a folded pivot word and a part of speech. Words rarer than their language's `minimum` are
+    chosen only where there is no other. Both lists are in the order of the pivot words.
     """
     others = [lang for lang in languages if lang != lexicon.pivot]
+
+    def rank(word: LinkedWord, sense: Sequence[LinkedWord]) -> tuple[bool, int, int, int, str]:
+        doc_freq = frequency(word.lang, lexicon.spelling(word.lang, word.word))
+        return doc_freq < minimum.get(word.lang, 0), *rank_key(lexicon, word, sense, doc_freq)
+
     candidates: list[Candidate] = []
     dropped: list[Dropped] = []
     for pivot_word in sorted({word for lang in others for word in lexicon.links.get(lang, {})}):
@@ -149,7 +156,7 @@ def join(
                     detail = f"this sense has no word in {', '.join(missing)}"
                     dropped.append(Dropped("sense not shared", detail, "", pos, name | found))
                     continue
-                candidates.append(_candidate(lexicon, pivot_word, pos, others, sense, frequency))
+                candidates.append(_candidate(lexicon, pivot_word, pos, others, sense, rank))
     return candidates, dropped
 
 
@@ -166,26 +173,37 @@ def _parts_of_speech(lexicon: Lexicon, langs: Iterable[str], pivot_word: str) ->
 
 def _words(
     lexicon: Lexicon, langs: Sequence[str], pivot_word: str, pos: str, back_translation: bool
-) -> tuple[list[_Word], list[str]]:
+) -> tuple[list[LinkedWord], list[str]]:
     """The words whose link holds, and for each language without one, why."""
-    words: list[_Word] = []
+    words: list[LinkedWord] = []
     lacking: list[str] = []
     for lang in langs:
         listed = lexicon.links.get(lang, {}).get(pivot_word, {})
         n_fitting = 0
         held = []
         for word, evidence in listed.items():
-            # Entries without a part of speech fit any, but not alone where others have one.
-            fitting = tuple(e for e in evidence if e.pos in (pos, ""))
-            if not fitting or (pos and all(not e.pos for e in fitting) and len(fitting) < len(evidence)):
-                continue
-            n_fitting += 1
-            if not back_translation or _holds(lexicon, pivot_word, lang, word, pos, fitting):
-                held.append(_Word(lang, word, fitting))
+            fitting = _fitting(evidence, pos)
+            n_fitting += bool(fitting)
+            if fitting and (
+                not back_translation or _holds(lexicon, pivot_word, lang, word, pos, fitting)
+            ):
+                held.append(LinkedWord(lang, word, fitting))
         if not held:
-            lacking.append(f"{lang}: {len(listed)} listed, {n_fitting} of this part of speech, 0 translated back" if n_fitting else f"{lang}: {len(listed)} listed, none of this part of speech")
+            why = f"{n_fitting} of this part of speech, none translated back"
+            lacking.append(f"{lang}: {len(listed)} listed" + (f", {why}" if listed else ""))
         words += sorted(held)
     return words, lacking
+
+
+def _fitting(evidence: Sequence[Evidence], pos: str) -> tuple[Evidence, ...]:
+    """The entries of a link that may be of a part of speech.
+
+    Those without one fit any; but not alone, where other entries of the link name another.
+    """
+    named = {e.pos for e in evidence} - {""}
+    if named and pos not in named:
+        return ()
+    return tuple(e for e in evidence if e.pos in (pos, ""))
 
 
 def _holds(
@@ -207,7 +225,7 @@ def _holds(
     return False
 
 
-def _senses(lexicon: Lexicon, words: Sequence[_Word]) -> list[list[_Word]]:
+def _senses(lexicon: Lexicon, words: Sequence[LinkedWord]) -> list[list[LinkedWord]]:
     """Connected components of the words, see the module's text; in the order of their words."""
     parent = list(range(len(words)))
 
@@ -220,13 +238,13 @@ def _senses(lexicon: Lexicon, words: Sequence[_Word]) -> list[list[_Word]]:
         if _same_sense(lexicon, words[first], words[second]):
             low, high = sorted((root(first), root(second)))
             parent[high] = low
-    groups: dict[int, list[_Word]] = {}
+    groups: dict[int, list[LinkedWord]] = {}
     for place, word in enumerate(words):
         groups.setdefault(root(place), []).append(word)
     return list(groups.values())
 
 
-def _same_sense(lexicon: Lexicon, first: _Word, second: _Word) -> bool:
+def _same_sense(lexicon: Lexicon, first: LinkedWord, second: LinkedWord) -> bool:
     if first.lang != second.lang and lexicon.linked(
         first.lang, first.word, second.lang, second.word
     ):
@@ -249,20 +267,18 @@ def _candidate(
     pivot_word: str,
     pos: str,
     langs: Sequence[str],
-    sense: Sequence[_Word],
-    frequency: Frequency,
+    sense: Sequence[LinkedWord],
+    rank: Callable[[LinkedWord, Sequence[LinkedWord]], tuple[bool, int, int, int, str]],
 ) -> Candidate:
     pivot = lexicon.pivot
     words = {pivot: lexicon.spelling(pivot, pivot_word)}
     alternatives: dict[str, tuple[str, ...]] = {pivot: ()}
     agreement = place = links = 0
     for lang in langs:
-        ranked = sorted(
-            (rank_key(lexicon, w, sense, frequency), w) for w in sense if w.lang == lang
-        )
+        ranked = sorted((rank(w, sense), w) for w in sense if w.lang == lang)
         spelled = [lexicon.spelling(lang, w.word) for _, w in ranked]
         words[lang], alternatives[lang] = spelled[0], tuple(spelled[1:])
-        (disagreement, late, _, _), best = ranked[0]
+        (_, disagreement, late, _, _), best = ranked[0]
         agreement -= disagreement
         place += late
         links += sum(
@@ -274,7 +290,7 @@ def _candidate(
 
 
 def rank_key(
-    lexicon: Lexicon, word: _Word, sense: Sequence[_Word], frequency: Frequency
+    lexicon: Lexicon, word: LinkedWord, sense: Sequence[LinkedWord], doc_freq: int
 ) -> tuple[int, int, int, str]:
     """The order of a language's words in a sense, the best first.
 
@@ -286,16 +302,10 @@ def rank_key(
     linked = {
         other.lang
         for other in sense
-        if other.lang != word.lang
-        and lexicon.linked(word.lang, word.word, other.lang, other.word)
+        if other.lang != word.lang and lexicon.linked(word.lang, word.word, other.lang, other.word)
     }
     lowest: dict[bool, int] = {}
     for e in word.evidence:
         lowest[e.forward] = min(e.sense, lowest.get(e.forward, e.sense))
     spelled = lexicon.spelling(word.lang, word.word)
-    return (
-        -len(listed) - len(linked),
-        sum(lowest.values()),
-        -frequency(word.lang, spelled),
-        spelled,
-    )
+    return -len(listed) - len(linked), sum(lowest.values()), -doc_freq, spelled

@@ -4,7 +4,7 @@
     table        tab-separated with the header `source, target, pos, sense`
     cedict       CC-CEDICT: 繁體 简体 [pin1 yin1] /gloss 1/gloss 2/ (the simplified form is taken)
     wiktextract  Wiktextract JSON lines: translations, and glosses of words of other languages
-    concepts     a ready table of concepts, read by `eval.task_draft`, not here
+    concepts     a ready table of concepts, read by `eval.build_sources`, not here
 
 A line that cannot be read becomes a `BadLine`; it is for the caller to keep it. Files may be
 gzip-compressed (.gz).
@@ -101,7 +101,7 @@ def languages_of(path: Path) -> tuple[str, str] | None:
 
 def detect_format(path: Path) -> str:
     """The format of a file, by its first line that is no comment; InputError for an empty file."""
-    for _, line in _lines(path):
+    for _, line in read_lines(path):
         if isinstance(line, BadLine):
             continue
         if line.startswith("#"):
@@ -134,8 +134,11 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | BadLine]]:
-    """Number and text of each line, without the line's end; a BadLine where it is not UTF-8."""
+def read_lines(path: Path) -> Iterator[tuple[int, str | BadLine]]:
+    """Number (from 1) and text of each line without its end; a BadLine where it is not UTF-8.
+
+    Raises InputError where the file is missing or, being compressed, not readable to its end.
+    """
     with _open(path) as handle:
         try:
             for number, data in enumerate(handle, start=1):
@@ -157,7 +160,7 @@ def bad_line(number: int, reason: str, raw: str) -> BadLine:
 
 
 def _read_pairs(path: Path, source_lang: str, target_lang: str) -> Iterator[Entry | BadLine]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if isinstance(line, BadLine):
             yield line
             continue
@@ -172,7 +175,7 @@ def _read_pairs(path: Path, source_lang: str, target_lang: str) -> Iterator[Entr
 
 
 def _read_table(path: Path, source_lang: str, target_lang: str) -> Iterator[Entry | BadLine]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if isinstance(line, BadLine):
             yield line
             continue
@@ -195,7 +198,7 @@ def _read_table(path: Path, source_lang: str, target_lang: str) -> Iterator[Entr
 
 
 def _read_cedict(path: Path, source_lang: str, target_lang: str) -> Iterator[Entry | BadLine]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if isinstance(line, BadLine):
             yield line
             continue
@@ -214,7 +217,7 @@ def _read_cedict(path: Path, source_lang: str, target_lang: str) -> Iterator[Ent
 
 
 def _read_wiktextract(path: Path, gloss_lang: str) -> Iterator[Entry | BadLine]:
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if isinstance(line, BadLine):
             yield line
             continue
