@@ -52,13 +52,13 @@ class JudgeSettings:
 
     url: str | None = path_setting()
     model: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = field(default="OPENAI_API_KEY", metadata={"recorded": False})
     cache: str | None = path_setting()
     max_failed_share: float = 0.25
     max_tokens: int = 32
-    timeout_seconds: float = 60.0
-    retries: int = 4
-    retry_seconds: float = 1.0
+    timeout_seconds: float = field(default=60.0, metadata={"recorded": False})
+    retries: int = field(default=4, metadata={"recorded": False})
+    retry_seconds: float = field(default=1.0, metadata={"recorded": False})
     workers: int = field(default=4, metadata={"recorded": False})
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from eval.build_settings import BuildTaskSettings
 from eval.report_settings import ReportSettings
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import SettingsError, check_setting
@@ -67,6 +68,7 @@ class RunConfig:
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        build_task: the build-task command.
     """
 
     out: str = "runs/quickstart"
@@ -92,6 +94,7 @@ class RunConfig:
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "out", bool(self.out), "a folder")
@@ -126,6 +129,10 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
+}
+# Commands beside the chain, likewise.
+TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "build-task": ("make a task out of dictionaries or a list of words", ("build_task",)),
 }
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
@@ -175,7 +182,8 @@ def _plain(value: Any) -> Any:
 def _parser(command: str, skip: Iterable[str]) -> Any:
     import jsonargparse
 
-    text = STAGES[command][0] if command in STAGES else "the whole chain, documents to report"
+    commands = STAGES | TOOLS
+    text = commands[command][0] if command in commands else "the whole chain, documents to report"
     parser = jsonargparse.ArgumentParser(
         prog=f"pivots {command}",
         description=f"{text[0].upper()}{text[1:]}.",
@@ -192,7 +200,8 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
 
 
 def _help(command: str) -> typing.NoReturn:
-    sections = STAGES[command][1] if command in STAGES else tuple(_sections())
+    commands = STAGES | TOOLS
+    sections = commands[command][1] if command in commands else tuple(_sections())
     skip = set(_sections()) - {*SHARED, *sections}
     _parser(command, skip).print_help()
     sys.exit(0)
