@@ -3,14 +3,15 @@
 For a pivot word and a part of speech, the linked words of every other language are candidates; a
 link holds where it is translated back. The candidates fall into senses: words that one dictionary
 lists under one sense of the pivot word belong together, and so do words of two languages that a
-dictionary of these two languages links. A sense that has a word in every language is a concept;
-its best word of a language is the one that most dictionaries agree on, in the earliest sense.
+dictionary of these two languages links (without such a dictionary, the best words of the two). A
+sense that has a word in every language is a concept. Its best word of a language is the one that
+most dictionaries agree on, in the earliest sense.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
@@ -58,6 +59,18 @@ class Dropped(NamedTuple):
     id: str
     pos: str
     words: Mapping[str, str]
+
+
+class LinkedWord(NamedTuple):
+    """A word of a language other than the pivot (folded), with the entries that link it."""
+
+    lang: str
+    word: str
+    evidence: tuple[Evidence, ...]
+
+
+# (word, the words of its sense) -> its place among those of its language, the smallest first.
+Rank = Callable[[LinkedWord, Sequence[LinkedWord]], tuple[bool, int, int, int, str]]
 
 
 @dataclass
@@ -109,14 +122,6 @@ class Lexicon:
         return max((len(s) for s in self.senses.get((lang, word), {}).values()), default=0)
 
 
-class LinkedWord(NamedTuple):
-    """A word of a language other than the pivot (folded), with the entries that link it."""
-
-    lang: str
-    word: str
-    evidence: tuple[Evidence, ...]
-
-
 def join(
     lexicon: Lexicon,
     languages: Sequence[str],
@@ -149,7 +154,7 @@ def join(
             if lacking:
                 dropped.append(Dropped("no translation", "; ".join(lacking), "", pos, name))
                 continue
-            for sense in _senses(lexicon, words):
+            for sense in _senses(lexicon, words, rank):
                 covered = {w.lang for w in sense}
                 if missing := [lang for lang in others if lang not in covered]:
                     found = {w.lang: lexicon.spelling(w.lang, w.word) for w in reversed(sense)}
@@ -225,7 +230,7 @@ def _holds(
     return False
 
 
-def _senses(lexicon: Lexicon, words: Sequence[LinkedWord]) -> list[list[LinkedWord]]:
+def _senses(lexicon: Lexicon, words: Sequence[LinkedWord], rank: Rank) -> list[list[LinkedWord]]:
     """Connected components of the words, see the module's text; in the order of their words."""
     parent = list(range(len(words)))
 
@@ -238,10 +243,35 @@ def _senses(lexicon: Lexicon, words: Sequence[LinkedWord]) -> list[list[LinkedWo
         if _same_sense(lexicon, words[first], words[second]):
             low, high = sorted((root(first), root(second)))
             parent[high] = low
+    for first, second in _unlinked_best(lexicon, words, rank):
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
     groups: dict[int, list[LinkedWord]] = {}
     for place, word in enumerate(words):
         groups.setdefault(root(place), []).append(word)
     return list(groups.values())
+
+
+def _unlinked_best(
+    lexicon: Lexicon, words: Sequence[LinkedWord], rank: Rank
+) -> Iterator[tuple[int, int]]:
+    """Places of the best words of two languages of which no source can tell whether they agree.
+
+    That is where no dictionary of the two is given and no source lists both under common labels;
+    the best word of each is then taken for the same sense.
+    """
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(words):
+        places.setdefault(word.lang, []).append(place)
+    for one, two in combinations(places, 2):
+        labelled = {e.source for p in places[one] for e in words[p].evidence if e.label} & {
+            e.source for p in places[two] for e in words[p].evidence if e.label
+        }
+        if not labelled and (one, two) not in lexicon.others:
+            first, second = (
+                min(places[lang], key=lambda p: rank(words[p], words)) for lang in (one, two)
+            )
+            yield first, second
 
 
 def _same_sense(lexicon: Lexicon, first: LinkedWord, second: LinkedWord) -> bool:
@@ -268,7 +298,7 @@ def _candidate(
     pos: str,
     langs: Sequence[str],
     sense: Sequence[LinkedWord],
-    rank: Callable[[LinkedWord, Sequence[LinkedWord]], tuple[bool, int, int, int, str]],
+    rank: Rank,
 ) -> Candidate:
     pivot = lexicon.pivot
     words = {pivot: lexicon.spelling(pivot, pivot_word)}
