@@ -87,14 +87,12 @@ def run_build_task(
     n_candidates = len(candidates) + len(dropped)
     kept, out_of_choice = choose(candidates, settings, lexicon, frequency)
     dropped += out_of_choice
-    if not kept:
-        raise InputError(_nothing_left(sources, dropped))
     kept = add_classes(kept, vectors, settings.class_size)
     index = LexiconIndex(entry for _, entry in sources.entries)
     draft = _Draft(settings, run.work, index)
     kept = draft.drop_lonely(kept, dropped)
     verdicts: list[Verdict] = []
-    if settings.judge.url is not None:
+    if settings.judge.url is not None and kept:
         verdicts = ask(draft.task(kept), settings.judge, cache)
         kept = _drop_failing(kept, verdicts, settings.judge.max_failed_share, dropped)
         kept = draft.drop_lonely(kept, dropped)
@@ -107,10 +105,6 @@ def run_build_task(
                 for q in (v.question,)
             ),
         )
-    if not kept:
-        raise InputError(_nothing_left(sources, dropped))
-    draft.write(kept, out)
-    task = read_task(out / TASK)
     langs = list(settings.languages)
     _write(
         out / "dropped.tsv",
@@ -118,6 +112,10 @@ def run_build_task(
         ((d.reason, d.detail, d.id, d.pos, *(d.words.get(x, "") for x in langs)) for d in dropped),
     )
     _write(out / "quarantine.tsv", ("file", "line", "reason", "raw"), sources.bad)
+    if not kept:
+        raise InputError(_nothing_left(out, sources, dropped))
+    draft.write(kept, out)
+    task = read_task(out / TASK)
     counts = {
         "sources": sources.counts,
         "quarantined": len(sources.bad),
@@ -328,14 +326,15 @@ def _drop_failing(
     return [c for c in candidates if c.id not in failing]
 
 
-def _nothing_left(sources: Sources, dropped: Sequence[Dropped]) -> str:
+def _nothing_left(out: Path, sources: Sources, dropped: Sequence[Dropped]) -> str:
     reasons = Counter(d.reason for d in dropped).most_common()
     listed = ", ".join(f"{reason}: {n}" for reason, n in reasons) or "no candidate at all"
-    example = f"; the last one: {dropped[-1].detail}" if dropped else ""
+    example = next((f" ({d.detail})" for d in dropped if d.reason == reasons[0][0]), "")
     return (
         f"build-task: no concept is left of {len(sources.entries)} entries and "
-        f"{len(sources.listed)} listed concepts, {len(sources.bad)} lines could not be read "
-        f"({listed}{example}); look at build_task.languages, pos, back_translation and the limits"
+        f"{len(sources.listed)} listed concepts; {len(sources.bad)} lines could not be read; "
+        f"dropped: {listed}{example}. See {out / 'dropped.tsv'} and look at build_task.languages, "
+        "pos, back_translation and the limits"
     )
 
 
