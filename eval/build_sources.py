@@ -27,7 +27,7 @@ _JOINERS = frozenset("-‐’'·・")
 
 
 class Quarantined(NamedTuple):
-    """A bad line with the path of its file, as the configuration names it."""
+    """A bad line with the name of its source."""
 
     file: str
     line: int
@@ -80,7 +80,7 @@ def read_sources(settings: BuildTaskSettings) -> Sources:
             items = read_entries(path, name, *_languages(path, source, name))
         for item in items:
             if isinstance(item, BadLine):
-                found.bad.append(Quarantined(source.path, *item))
+                found.bad.append(Quarantined(source_name(number, source), *item))
             elif isinstance(item, ListedConcept):
                 found.listed.append(item)
             elif settings.single_words and not (
@@ -91,7 +91,7 @@ def read_sources(settings: BuildTaskSettings) -> Sources:
                 found.entries.append((number, item))
         found.counts.append(
             {
-                "file": path.name,
+                "file": source_name(number, source),
                 "format": name,
                 "entries": len(found.entries) - n_entries,
                 "concepts": len(found.listed) - n_listed,
@@ -100,6 +100,14 @@ def read_sources(settings: BuildTaskSettings) -> Sources:
             }
         )
     return found
+
+
+def source_name(number: int, source: LexiconSource) -> str:
+    """How outputs name a source: its place in the settings and the name of its file.
+
+    Not its path, which would make the same task other bytes on another machine.
+    """
+    return f"{number:03d}-{Path(source.path).name}"
 
 
 def is_single_word(word: str) -> bool:

@@ -92,7 +92,7 @@ def test_pairs_are_joined_and_what_is_dropped_is_told(pairs: list[Path], tmp_pat
     assert {c.pos for c in task.concepts} == {"word"}
     assert reasons(out) == {"no translation": 1, "capitalised": 1}
     (bad,) = table(out / "quarantine.tsv")
-    assert (bad["file"], bad["line"], bad["raw"]) == (str(pairs[0]), "17", "three words here")
+    assert (bad["file"], bad["line"], bad["raw"]) == ("000-en-de.txt", "17", "three words here")
     counts = read_manifest(out).counts["sources"]
     assert [(c["format"], c["entries"], c["not_single_words"]) for c in counts] == [
         ("pairs", 14, 2),
