@@ -5,7 +5,8 @@ link holds where it is translated back. The candidates fall into senses: words t
 lists under one sense of the pivot word belong together, and so do words of two languages that a
 dictionary of these two languages links (without such a dictionary, the best words of the two). A
 sense that has a word in every language is a concept. Its best word of a language is the one that
-most dictionaries agree on, in the earliest sense.
+most dictionaries agree on, in the earliest sense; languages are taken in their order, and a later
+one looks at the words taken in the earlier.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class LinkedWord(NamedTuple):
 
 
 # (word, the words of its sense) -> its place among those of its language, the smallest first.
-Rank = Callable[[LinkedWord, Sequence[LinkedWord]], tuple[bool, int, int, int, str]]
+Rank = Callable[[LinkedWord, Sequence[LinkedWord]], tuple[bool, int, int, int, int, str]]
 
 
 @dataclass
@@ -139,7 +140,7 @@ def join(
     """
     others = [lang for lang in languages if lang != lexicon.pivot]
 
-    def rank(word: LinkedWord, sense: Sequence[LinkedWord]) -> tuple[bool, int, int, int, str]:
+    def rank(word: LinkedWord, sense: Sequence[LinkedWord]) -> tuple[bool, int, int, int, int, str]:
         doc_freq = frequency(word.lang, lexicon.spelling(word.lang, word.word))
         return doc_freq < minimum.get(word.lang, 0), *rank_key(lexicon, word, sense, doc_freq)
 
@@ -304,11 +305,14 @@ def _candidate(
     words = {pivot: lexicon.spelling(pivot, pivot_word)}
     alternatives: dict[str, tuple[str, ...]] = {pivot: ()}
     agreement = place = links = 0
+    left = list(sense)
     for lang in langs:
-        ranked = sorted((rank(w, sense), w) for w in sense if w.lang == lang)
+        # Of languages done, `left` holds only the word taken, so that the words fit each other.
+        ranked = sorted((rank(w, left), w) for w in left if w.lang == lang)
         spelled = [lexicon.spelling(lang, w.word) for _, w in ranked]
         words[lang], alternatives[lang] = spelled[0], tuple(spelled[1:])
-        (_, disagreement, late, _, _), best = ranked[0]
+        (_, disagreement, late, *_), best = ranked[0]
+        left = [w for w in left if w.lang != lang or w == best]
         agreement -= disagreement
         place += late
         links += sum(
@@ -321,21 +325,23 @@ def _candidate(
 
 def rank_key(
     lexicon: Lexicon, word: LinkedWord, sense: Sequence[LinkedWord], doc_freq: int
-) -> tuple[int, int, int, str]:
+) -> tuple[int, int, int, int, str]:
     """The order of a language's words in a sense, the best first.
 
     By how many dictionaries and directions list the link and in how many further languages a word
     of the sense is linked to it (more first); the sum of its lowest sense numbers in the two
-    directions; its document frequency (higher first); the word itself.
+    directions; its document frequency (higher first); how many words of the sense in further
+    languages are linked to it (more first); the word itself.
     """
     listed = {(e.source, e.forward) for e in word.evidence}
-    linked = {
+    linked = [
         other.lang
         for other in sense
         if other.lang != word.lang and lexicon.linked(word.lang, word.word, other.lang, other.word)
-    }
+    ]
     lowest: dict[bool, int] = {}
     for e in word.evidence:
         lowest[e.forward] = min(e.sense, lowest.get(e.forward, e.sense))
     spelled = lexicon.spelling(word.lang, word.word)
-    return -len(listed) - len(linked), sum(lowest.values()), -doc_freq, spelled
+    agreement = len(listed) + len(set(linked))
+    return -agreement, sum(lowest.values()), -doc_freq, -len(linked), spelled

@@ -93,11 +93,11 @@ def twin(entries: list[tuple[int, Entry]], back_translation: bool) -> set[tuple[
 
             def order_of(g: tuple, group: list) -> tuple:  # type: ignore[type-arg]
                 agree = len({(n, f) for n, f, _ in g[2]})
-                agree += any(o[0] != g[0] and between(g[0], g[1], o[0], o[1]) for o in group)
+                kin = sum(o[0] != g[0] and bool(between(*g[:2], *o[:2])) for o in group)
                 order = sum(
                     min(e.sense for _, f, e in g[2] if f == way) for way in {f for _, f, _ in g[2]}
                 )
-                return -agree, order, g[1]
+                return -agree - bool(kin), order, -kin, g[1]
 
             # No dictionary of fr and ja at all: the best words are taken for the same sense.
             blind = not any({e.source_lang, e.target_lang} == {"fr", "ja"} for _, e in facts)
@@ -126,7 +126,8 @@ def twin(entries: list[tuple[int, Entry]], back_translation: bool) -> set[tuple[
                 for lang in LANGS[1:]:
                     choices = [order_of(g, group) for g in group if g[0] == lang]
                     if choices:
-                        best.append(min(choices)[2])
+                        best.append(min(choices)[-1])
+                        group = [g for g in group if g[0] != lang or g[1] == best[-1]]
                 if len(best) == 2 + len(LANGS) - 1:
                     result.add(tuple(best))
     return result
