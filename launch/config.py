@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from eval.build_settings import BuildTaskSettings
 from eval.export_settings import ExportLmEvalSettings
 from eval.report_settings import ReportSettings
 from eval.sentence_settings import SentencesSettings
@@ -70,6 +71,7 @@ class RunConfig:
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        build_task: the build-task command.
         export_lm_eval: the tool export-lm-eval.
     """
 
@@ -97,6 +99,7 @@ class RunConfig:
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
     export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
 
     def __post_init__(self) -> None:
@@ -129,13 +132,14 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mix": ("documents for each arm at one budget", ("mix",)),
     "train": ("pre-train a model on each arm", ("train", "wandb")),
     "evaluate": ("word-translation score with intervals", ("evaluate",)),
-    "sentences": ("translates sentences: chrF with intervals", ("sentences",)),
+    "sentences": ("translate parallel sentences, chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
 }
 # The same for commands beside the chain, which read the configuration too.
 TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "build-task": ("make a task out of dictionaries or a list of words", ("build_task",)),
     "export-lm-eval": (
         "write the word task as a folder DIR for lm-evaluation-harness",
         ("evaluate", "export_lm_eval"),
