@@ -67,6 +67,23 @@ def test_list_of_a_new_language(tmp_path: Path) -> None:
     assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
 
 
+def test_lists_as_people_write_them(tmp_path: Path) -> None:
+    """A byte order mark, line ends of Windows, other names of parts of speech, other columns."""
+    plain = GERMAN.read_text("utf-8")
+    theirs = tmp_path / "theirs.tsv"
+    changed = plain.replace("\tnoun\t", "\tNoun\t").replace("\n", "\r\n")
+    theirs.write_bytes(b"\xef\xbb\xbf" + changed.encode())
+    for name, path in (("a", GERMAN), ("b", theirs)):
+        build(tmp_path / name, [path], languages=EN_DE)
+    tables = [(tmp_path / name / "concepts.tsv").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+    with pytest.raises(InputError, match=r"german\.tsv: no column es with words"):
+        build(tmp_path / "c", [GERMAN], languages={"en": "English", "es": "Spanish"})
+    theirs.write_text(plain.replace("\tde\t", "\ten\t", 1), "utf-8")
+    with pytest.raises(InputError, match=r"theirs\.tsv:1: found the columns .* none twice"):
+        build(tmp_path / "d", [theirs], languages=EN_DE)
+
+
 def write_words(path: Path, pairs: list[tuple[str, str]]) -> Path:
     path.write_text("".join(f"{a} {b}\n" for a, b in pairs), "utf-8")
     return path
@@ -109,9 +126,12 @@ def test_pairs_are_joined_and_what_is_dropped_is_told(pairs: list[Path], tmp_pat
 
 
 def test_nothing_left_says_why(pairs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no concept is left.*part of speech: 13, .* \(word\)"):
+    with pytest.raises(
+        InputError,
+        match=r"en-de: 14, de-en: 13\) .*: 13, .* \(part of speech: word\)",
+    ):
         build(tmp_path / "out", pairs, languages=EN_DE)
-    with pytest.raises(InputError, match=r"too few distractors: 9, beyond.* \(8 in en to de"):
+    with pytest.raises(InputError, match=r"distractors: 9, beyond.* \(too few distractors: 8 in"):
         build(tmp_path / "two", [write_words(pairs[0], [(f"a{c}", f"b{c}") for c in "abcdefghij"])],
               languages=EN_DE, pos=("word",), back_translation=False, min_distractors=9,
               max_concepts=9)  # fmt: skip
@@ -184,7 +204,7 @@ def test_frequencies_choose_and_filter(pairs: list[Path], tmp_path: Path) -> Non
     rows = [{"lang": "de", "word": "DEa", "doc_freq": 9, "doc_freq_own_lang": 7}]
     write_table(tmp_path / "words" / "words.parquet", pa.Table.from_pylist(rows))
     run.finish({})
-    with pytest.raises(InputError, match=r"rare: 11, .*too few distractors: 1 \(de: "):
+    with pytest.raises(InputError, match=r"rare: 11, .*too few distractors: 1 \(rare: de: "):
         build(tmp_path / "few", pairs, {"words": tmp_path / "words"}, languages=EN_DE,
               pos=("word",), frequencies="words", min_doc_freq={"de": 7})  # fmt: skip
 
@@ -234,7 +254,7 @@ def test_given_classes_stay_and_without_vectors_the_part_of_speech_is_the_class(
     [
         ("dog", True), ("mother-in-law", True), ("aujourd'hui", True), ("コーヒー", True),
         ("हिन्दी", True), ("two words", False), ("-ing", False), ("r2d2", False), ("", False),
-        ("3", False), ("é", True), ("d'", False),
+        ("3", False), ("é", True), ("d'", False), ("می\u200cخواهم", True), ("\u200cخ", False),
     ],
 )  # fmt: skip
 def test_single_words(word: str, expected: bool) -> None:
@@ -246,6 +266,8 @@ def test_single_words(word: str, expected: bool) -> None:
     [
         ({"languages": {"en": "English"}}, "languages"),
         ({"languages": EN_DE, "pivot": "fr"}, "pivot"),
+        ({"languages": {"en": "English", "id": "Indonesian"}}, "languages"),
+        ({"languages": {"en": "English", False: "Norwegian"}}, "languages"),
         ({"min_doc_freq": {"en": 5}}, "frequencies"),
         ({"languages": EN_DE, "frequencies": "count", "min_doc_freq": {"fr": 5}}, "min_doc_freq"),
         ({"max_senses": 0}, "max_senses"),
