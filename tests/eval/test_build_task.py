@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eval.build_draft import distractors_at_least
 from eval.build_filters import add_classes
 from eval.build_settings import BuildTaskSettings, JudgeSettings, LexiconSource
 from eval.build_sources import is_single_word
@@ -166,6 +167,23 @@ def test_dictionaries_fill_in_and_mark_ambiguity(tmp_path: Path) -> None:
     strict = build(tmp_path / "strict", sources, languages=EN_DE, max_senses=1)
     assert "xa" not in {c.id for c in strict.concepts}
     assert reasons(tmp_path / "strict") == {"no translation": 1, "too many senses": 1}
+
+
+def test_distractors_are_counted_as_readers_of_the_task_take_them(tmp_path: Path) -> None:
+    """Words that many have as an alternative: once they are taken, those others cannot be."""
+    rows = [f"p{i}\tnoun\tthing\tenp{i}\tdep{i}\t" for i in range(9)]
+    rows += [f"m{i}\tnoun\tthing\tenm{i}\tdem{i}\tdep{i % 2}" for i in range(14)]
+    listed = tmp_path / "list.tsv"
+    listed.write_text("\n".join(["id\tpos\tclass\ten\tde\tde_alt", *rows]), "utf-8")
+    task = build(tmp_path / "out", [listed], languages=EN_DE, single_words=False,
+                 min_distractors=0)  # fmt: skip
+    bound = distractors_at_least(task)
+    n = {(a, b, c.id): len(task.distractors(a, b, c))
+         for a, b in task.directions() for c in task.concepts}  # fmt: skip
+    assert min(n.values()) < 9
+    assert all(n[key] >= min(9, bound[key]) for key in n)
+    plain = build(tmp_path / "plain", [GERMAN], languages=EN_DE)
+    assert min(distractors_at_least(plain).values()) >= 9  # so that nothing has to be ordered
 
 
 def write_counts(folder: Path, doc_freq: dict[str, dict[str, int]], pairs: Any = ()) -> Path:
