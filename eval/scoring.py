@@ -154,9 +154,9 @@ def automatic_batch_tokens(model: LanguageModel) -> int:
     values = 12 * width + 3 * inner + 3 * heads * MAX_ROW
     if not model.decodes_rows:
         values += 2 * model.n_embeddings
-    per_token = values * next(model.net.parameters()).element_size()
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return max(1, min(most, int(MEMORY_SHARE * free) // per_token))
+    per_token: int = values * next(model.net.parameters()).element_size()
+    free: int = torch.cuda.mem_get_info(model.device)[0]
+    return max(1, min(most, int(MEMORY_SHARE * free / per_token)))
 
 
 def _next_batch(rows: Sequence[Row], batch_tokens: int) -> Sequence[Row]:
@@ -243,7 +243,7 @@ def _alibi_by_depth(backbone: Any, depths: Tensor) -> Iterator[None]:
 
     def build(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
         line = torch.ones(1, int(depths.max()) + 1, device=depths.device)
-        biases = original(line, num_heads, dtype)[:, 0, :]  # [heads, depth]
+        biases: Tensor = original(line, num_heads, dtype)[:, 0, :]  # [heads, depth]
         return biases[:, depths].transpose(0, 1).flatten(0, 1).unsqueeze(1)
 
     backbone.build_alibi_tensor = build

@@ -102,7 +102,9 @@ def test_rows_hold_every_prefix_that_is_needed(
         prefix = tuple(batch.ids[row, path].tolist())
         asked.setdefault(int(owner), []).append((prefix, int(token)))
     for owner, member in enumerate(members):
-        expected = [(member.ids[:t], member.ids[t]) for t in range(member.n_context, len(member.ids))]
+        expected = [
+            (member.ids[:t], member.ids[t]) for t in range(member.n_context, len(member.ids))
+        ]
         assert asked[owner] == expected
     for row in rows:
         assert len(row) <= max(max_row, max(len(members[o].ids) - 1 for o in row.owners))
