@@ -5,7 +5,7 @@
 The other way is the reference's: for each draw of examples ten full prompts in one padded batch,
 logits at every position. Target 6 of the project: ten times, equal within 1e-4 in float32.
 
-The prompts are the shipped task's, in every direction, source form. A byte-level BPE with 50,000
+The prompts are the shipped task's, of one direction, source form. A byte-level BPE with 50,000
 entries, trained on documents in the task's four languages, needs 1.9 tokens for one of its words;
 the stand-in here is trained on the task's own prompts until it needs as many, or take a real one
 with --tokenizer. The model has random weights and a vocabulary of 50,000.
@@ -87,20 +87,13 @@ def make_model(tokenizer: Tokenizer) -> LanguageModel:
 
 
 def ask(task: Task, tokenizer: Tokenizer, n_items: int, shared_draws: bool) -> list[Question]:
-    """Items in source form, one draw: of all directions by turns, or all of one direction."""
+    """Items of one direction in source form, one draw each."""
     settings = EvaluateSettings(draws=1, forms=("source",), shared_draws=shared_draws)
-    pairs = task.directions()
-    of_pair = [
-        [item for item in select_items(task, *pair, None) if not item.identical] for pair in pairs
-    ]
-    if shared_draws:
-        items = of_pair[0][:n_items]
-    else:
-        # Concepts from all over the task, not the first ones.
-        rng = np.random.default_rng(0)
-        rows = [of_pair[i % len(pairs)] for i in range(n_items)]
-        items = [row[rng.integers(len(row))] for row in rows]
-    return make_questions(tokenizer, task, items, settings, 0)
+    pair = task.directions()[0]
+    items = [item for item in select_items(task, *pair, None) if not item.identical]
+    # From all over the task.
+    order = np.random.default_rng(0).permutation(len(items))[:n_items]
+    return make_questions(tokenizer, task, [items[i] for i in order], settings, 0)
 
 
 @torch.inference_mode()
