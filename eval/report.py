@@ -32,6 +32,7 @@ from eval.report_models import (
 )
 from eval.report_page import Answer, Card, Page, render
 from eval.report_results import Results, compute
+from eval.report_sentences import sentences_sections
 from eval.report_settings import ReportSettings
 from eval.report_text import (
     count,
@@ -111,6 +112,7 @@ def make_page(
         mixes_section(data, palette, figures),
         training_section(data, palette, figures),
         translation_section(data, results, settings, palette, figures),
+        *sentences_sections(data),
         layers_section(data, results, settings, stages.trace, figures),
         attribution_section(data, results, settings, palette, figures),
         lineage_section(data, settings, stages, seed),
