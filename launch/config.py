@@ -48,8 +48,8 @@ class RunConfig:
         out: folder of the run; each stage has its own folder in it.
         seed: root seed of every draw but the training seeds.
         seeds: training seeds; each arm is trained once with each.
-        task: word-translation task: the name of a shipped one (words-small) or a path; null takes
-            the world's own for a generated world, else words-small.
+        task: word-translation task: the name of a shipped one (words) or a path; null takes
+            the world's own for a generated world, else words.
         models: further models to evaluate and trace, name -> folder or hub id (id@revision).
         only: restrict train, evaluate, sentences, trace and attribute to these (ARM, ARM/SEED, or a
             name of models); empty means all.

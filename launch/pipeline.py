@@ -13,7 +13,7 @@ from mining.common.errors import InputError, SettingsError
 from mining.common.stage import MANIFEST
 from mining.settings import CorpusSettings
 
-DEFAULT_TASK = "words-small"
+DEFAULT_TASK = "words"
 
 
 @dataclass(frozen=True)

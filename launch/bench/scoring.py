@@ -55,14 +55,14 @@ def make_tokenizer(task: Task, path: str | None) -> Tokenizer:
     prompts = [
         task.prompt(*pair, [concept], concept.words[pair[0]])
         for pair in task.directions()
-        for concept in task.concepts
+        for concept in task.concepts[:50]
     ]
-    for size in range(500, VOCABULARY, 250):
+    for size in range(500, VOCABULARY, 500):
         engine = Engine(models.BPE())
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         engine.train_from_iterator(
-            prompts,
+            words + prompts,
             trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False),
         )
         lengths = [len(encoding.ids) for encoding in engine.encode_batch_fast(words)]
