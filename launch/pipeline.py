@@ -203,7 +203,8 @@ class Plan:
             from eval.evaluate import run_evaluate
 
             settings = self.config.evaluate
-            words = self.folder("words") if settings.min_doc_freq is not None else None
+            counted = settings.min_doc_freq is not None or bool(settings.frequency_bands)
+            words = self.folder("words") if counted else None
             run_evaluate(
                 dataclasses.replace(settings, revision=model.revision or settings.revision),
                 out, model.source, self.task, words, self.config.seed,
