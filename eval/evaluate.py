@@ -139,7 +139,7 @@ def _write(
         "model": name,
         "arm": label.get("arm"),
         "seed": label.get("seed"),
-        **summarise(items, bootstrap, "target" in settings.forms),
+        **summarise(items, candidates, bootstrap, settings.frequency_bands),
     }
     write_json(run.out / "summary.json", summary)
     score = summary["score"]
