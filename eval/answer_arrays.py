@@ -1,4 +1,4 @@
-"""Reads `items.parquet` and `candidates.parquet` of an evaluation into arrays for its statistics."""
+"""Reads items.parquet and candidates.parquet of an evaluation into arrays for its statistics."""
 
 from __future__ import annotations
 

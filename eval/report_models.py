@@ -15,7 +15,7 @@ from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_results import Results
 from eval.report_settings import ReportSettings
-from eval.report_text import count, interval, number, percent, points, signed
+from eval.report_text import count, interval, largest, number, percent, points, signed
 
 LAST_TRAIN_SHARE = 0.05
 NOT_RUN = "This run has no results of the stage `{}`, so there is nothing to show here."
@@ -143,7 +143,9 @@ def difference_text(e: Estimate) -> str:
     """A difference as `+value [low, high]`."""
     if not math.isfinite(e.value):
         return number(None)
-    return f"{signed(e.value)} [{signed(e.low)}, {signed(e.high)}]"
+    scale = largest(e.value, e.low, e.high)
+    value, low, high = (signed(v, scale=scale) for v in (e.value, e.low, e.high))
+    return f"{value} [{low}, {high}]"
 
 
 def points_text(e: Estimate) -> str:
