@@ -20,16 +20,19 @@ Ints = npt.NDArray[np.int64]
 
 # Longer rows share more, but every node's attention runs over the whole row.
 MAX_ROW = 384
+# Up to here it costs little, so that short sequences share a row whatever they have in common.
+SHORT_ROW = 128
 
 
 @dataclass
 class Row:
-    """A tree of token sequences.
+    """A tree of token sequences, without the first `n_start` tokens of each.
 
     `tokens`, `depths` and `ends` have one entry a node. Each predicted token i is `wanted[i]`, at
     node `nodes[i]`, for the sequence `owners[i]` (its place in the caller's list).
     """
 
+    n_start: int = 0
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -55,12 +58,12 @@ class Row:
         for depth in range(n_shared, len(ids)):
             self.path.append(len(self.tokens))
             self.tokens.append(ids[depth])
-            self.depths.append(depth)
+            self.depths.append(self.n_start + depth)
             self.ends.append(0)
 
     def ask(self, member: Encoded, owner: int) -> None:
         """Note what is predicted for the sequence added last: position t predicts token t + 1."""
-        self.nodes += self.path[member.n_context - 1 : len(member.ids) - 1]
+        self.nodes += self.path[member.n_context - 1 - self.n_start :]
         self.wanted += member.answer
         self.owners += [owner] * len(member.answer)
 
@@ -74,8 +77,21 @@ class Row:
         del self.path[depth:]
 
 
-def pack(members: Sequence[Encoded], branches: bool, max_row: int = MAX_ROW) -> list[Row]:
-    """Rows that hold every sequence, each in one row, in order of length.
+def common_start(members: Sequence[Encoded]) -> int:
+    """Length of the start that all sequences share, at most one less than the shortest context.
+
+    The last context token stays outside: it predicts the first answer token.
+    """
+    first, last = min(m.ids for m in members), max(m.ids for m in members)
+    length = min(len(first), len(last))
+    common = next((i for i in range(length) if first[i] != last[i]), length)
+    return min(common, min(m.n_context for m in members) - 1)
+
+
+def pack(
+    members: Sequence[Encoded], branches: bool, n_start: int = 0, max_row: int = MAX_ROW
+) -> list[Row]:
+    """Rows that hold every sequence but its first `n_start` tokens, in order of length.
 
     Without `branches` only sequences that continue each other share a row, so that a causal mask
     serves. A row has at most `max_row` nodes unless a single sequence is longer.
@@ -84,16 +100,18 @@ def pack(members: Sequence[Encoded], branches: bool, max_row: int = MAX_ROW) -> 
     row: Row | None = None
     # Sorted, so that a sequence shares most with its neighbour, and no closed node opens again.
     for owner in sorted(range(len(members)), key=lambda i: (members[i].ids, members[i].n_context)):
-        ids = members[owner].ids[:-1]
+        ids = members[owner].ids[n_start:-1]
         shared = row.shared(ids) if row is not None else 0
         new = len(ids) - shared
-        fits = row is not None and (
-            len(row) + new <= max_row and 2 * shared >= len(ids)
-            if branches
-            else new == 0 or shared == len(row)
-        )
+        if row is None:
+            fits = False
+        elif branches:
+            length = len(row) + new
+            fits = length <= max_row and (length <= SHORT_ROW or 2 * shared >= len(ids))
+        else:
+            fits = new == 0 or shared == len(row)
         if row is None or not fits:
-            row, shared = Row(), 0
+            row, shared = Row(n_start), 0
             rows.append(row)
         row.add(ids, shared)
         row.ask(members[owner], owner)

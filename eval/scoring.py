@@ -2,14 +2,15 @@
 
 Sequences are packed as trees (eval.packing): one row holds, say, the worked examples once and below
 them all ten questions; positions and a mask that follows the tree make each see what it would see
-alone. Only the positions that predict answer tokens go through the unembedding, each once, whatever
-the number of answers that it predicts. Equal to full prompts, one at a time, up to rounding.
+alone. What all rows begin with, such as the instruction, is computed before them. Only the
+positions that predict answer tokens go through the unembedding, each once, whatever the number of
+answers that it predicts. Equal to full prompts, one at a time, up to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from eval.models import PROBE_ERRORS, LanguageModel, probe_ids, probe_tolerance, unembed
-from eval.packing import MAX_ROW, Batch, Row, pack, stack
+from eval.packing import MAX_ROW, Batch, Row, common_start, pack, stack
 from eval.prompts import Encoded
+from eval.tree_inputs import SharedStart, alibi_by_depth, takes_alibi, tree_mask
 from mining.common.errors import InputError
 from mining.common.logs import log
 
@@ -30,7 +32,7 @@ SCORING_VERSION = 1
 
 LOGIT_BYTES = 256 << 20
 # More tokens at a time make a CPU no faster (launch.bench.scoring), and a GPU hardly.
-MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 17}
+MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 17}
 MEMORY_SHARE = 0.5
 
 
@@ -62,12 +64,17 @@ class Scorer:
         window = _sliding_window(self.model.net)
         # A tree's mask says what is seen, so that a narrower window would not be respected.
         narrow = window is not None and max(map(len, sequences)) > window
-        branches = self.branches and not narrow
-        rows = pack(members, branches)
+        start: SharedStart | None = None
+        if self.branches and not narrow:
+            n_start = common_start(members)
+            rows = pack(members, True, n_start)
+            start = _shared_start(self.model, members[0].ids[:n_start])
+        else:
+            rows = pack(members, False)
         done = 0
         while done < len(rows):
             batch = _next_batch(rows[done:], self.batch_tokens)
-            if self._try(batch, branches, result):
+            if self._try(batch, start, result):
                 done += len(batch)
         if np.isnan(result).any():
             # A comparison with NaN is false, so the right answer would count as the best.
@@ -77,13 +84,13 @@ class Scorer:
             )
         return result
 
-    def _try(self, rows: Sequence[Row], branches: bool, result: LogProbs) -> bool:
+    def _try(self, rows: Sequence[Row], start: SharedStart | None, result: LogProbs) -> bool:
         """Add a batch to the result; False where memory ran out and smaller ones are to follow."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
         try:
             batch = stack(rows)
-            found = _batch_log_probs(self.model, batch, branches)
+            found = _batch_log_probs(self.model, batch, start)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(
                 error
@@ -111,14 +118,14 @@ class Scorer:
 def follows_trees(model: LanguageModel) -> bool:
     """Whether this architecture gives the same numbers for trees: tried on a small probe.
 
-    Two trees of different length, so that padding is probed too.
+    Two trees of different length after a common start, so that padding is probed too.
     """
-    if not (model.takes_positions or _takes_alibi(model)):
+    if not (model.takes_positions or takes_alibi(model.net.base_model)):
         log.info("%s: takes no positions, so prompts are computed in full", model.name)
         return False
     ids = probe_ids(model.net)[0].tolist()
     ends = ((ids[0], ids[1], ids[2]), (ids[3], ids[1]), (ids[3], ids[4], ids[5]))
-    starts = (tuple(ids), tuple(ids[2:]))
+    starts = (tuple(ids), (ids[0], ids[1], *ids[4:]))
     members = [Encoded((*start, *end), len(start) + 1) for start in starts for end in ends]
     try:
         found = Scorer(model, True, 1 << 20).log_probs(members)
@@ -168,21 +175,37 @@ def _next_batch(rows: Sequence[Row], batch_tokens: int) -> Sequence[Row]:
 
 
 @torch.inference_mode()
-def _batch_log_probs(model: LanguageModel, batch: Batch, branches: bool) -> LogProbs:
-    """log p of each predicted token, float64 [n_predicted]."""
+def _shared_start(model: LanguageModel, ids: Sequence[int]) -> SharedStart:
+    """The keys and values of the tokens that every tree begins after, if there are any."""
+    start = SharedStart()
+    if ids:
+        row = torch.tensor([ids], device=model.device)
+        positions = torch.arange(len(ids), device=model.device).unsqueeze(0)
+        inputs = backbone_inputs(model, row, torch.ones_like(row), positions)
+        model.net.base_model(**inputs, past_key_values=start, use_cache=True)
+    start.closed = True
+    return start
+
+
+@torch.inference_mode()
+def _batch_log_probs(model: LanguageModel, batch: Batch, start: SharedStart | None) -> LogProbs:
+    """log p of each predicted token, float64 [n_predicted]; without `start` rows are no trees."""
     device = model.device
     ids, depths = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.depths).to(device)
     adapted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if branches:
+    if start is not None:
+        n_start = start.get_seq_length()
         dtype = next(model.net.parameters()).dtype
-        mask = tree_mask(torch.from_numpy(batch.ends).to(device), dtype)
-        if _takes_alibi(model):
-            adapted = _alibi_by_depth(model.net.base_model, depths)
+        mask = tree_mask(torch.from_numpy(batch.ends).to(device), n_start, dtype)
+        if takes_alibi(model.net.base_model):
+            adapted = alibi_by_depth(model.net.base_model, n_start, depths)
     else:
         columns = torch.arange(ids.shape[1], device=device)
         lengths = torch.from_numpy(batch.lengths).to(device)
         mask = (columns < lengths.unsqueeze(1)).long()
     inputs = {**backbone_inputs(model, ids, mask, depths), "use_cache": False}
+    if start is not None and n_start:
+        inputs["past_key_values"] = start
     # Several answers may be predicted at one node: decode it once.
     nodes, place = np.unique(batch.nodes, return_inverse=True)
     chosen = torch.from_numpy(nodes).to(device)
@@ -192,17 +215,6 @@ def _batch_log_probs(model: LanguageModel, batch: Batch, branches: bool) -> LogP
         else:
             hidden = model.net(**inputs).logits
     return _decode(model, hidden.flatten(0, 1)[chosen], place, batch.wanted)
-
-
-def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [n, 1, width, width]: 0 where a node sees another, else the lowest number.
-
-    Node j's descendants are j..ends[j] - 1; a node sees its ancestors and itself.
-    """
-    order = torch.arange(ends.shape[1], device=ends.device)
-    seen = (order.unsqueeze(1) >= order) & (order.unsqueeze(1) < ends.unsqueeze(1))
-    mask = torch.zeros(seen.shape, dtype=dtype, device=ends.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
 def _decode(
@@ -226,31 +238,6 @@ def _decode(
         token = torch.from_numpy(wanted[here]).to(logits.device)
         result[here] = (logits[row, token] - totals[row]).double().cpu().numpy()
     return result
-
-
-def _takes_alibi(model: LanguageModel) -> bool:
-    """Whether the backbone is of BLOOM's kind: distances, not positions, made from the mask."""
-    return hasattr(model.net.base_model, "build_alibi_tensor")
-
-
-@contextlib.contextmanager
-def _alibi_by_depth(backbone: Any, depths: Tensor) -> Iterator[None]:
-    """Let a BLOOM backbone bias attention by the keys' depth in the tree.
-
-    It takes a key's place from the sum of a two-dimensional mask, which a tree does not have.
-    """
-    original = backbone.build_alibi_tensor
-
-    def build(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-        line = torch.ones(1, int(depths.max()) + 1, device=depths.device)
-        biases: Tensor = original(line, num_heads, dtype)[:, 0, :]  # [heads, depth]
-        return biases[:, depths].transpose(0, 1).flatten(0, 1).unsqueeze(1)
-
-    backbone.build_alibi_tensor = build
-    try:
-        yield
-    finally:
-        del backbone.build_alibi_tensor
 
 
 def backbone_inputs(

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.models import wrap_model
-from eval.packing import pack, stack
+from eval.packing import common_start, pack, stack
 from eval.prompts import Encoded
-from eval.scoring import Scorer, automatic_batch_tokens, follows_trees, tree_mask
+from eval.scoring import Scorer, automatic_batch_tokens, follows_trees
+from eval.tree_inputs import tree_mask
 from mining.common.errors import InputError
 
 VOCAB = 60
@@ -82,24 +83,28 @@ SEQUENCES = st.lists(
 )
 
 
-@given(SEQUENCES, st.booleans(), st.integers(1, 40))
+@given(SEQUENCES, st.booleans(), st.booleans(), st.integers(1, 40))
 def test_rows_hold_every_prefix_that_is_needed(
-    members: list[Encoded], branches: bool, max_row: int
+    members: list[Encoded], branches: bool, shared: bool, max_row: int
 ) -> None:
-    rows = pack(members, branches, max_row)
+    n_start = common_start(members) if shared else 0
+    start = members[0].ids[:n_start]
+    rows = pack(members, branches, n_start, max_row)
     assert [len(row) for row in rows] == sorted(len(row) for row in rows)
     assert sorted({owner for row in rows for owner in row.owners}) == list(range(len(members)))
     batch = stack(rows)
-    seen = tree_mask(torch.from_numpy(batch.ends), torch.float32)[:, 0].numpy() == 0
+    mask = tree_mask(torch.from_numpy(batch.ends), n_start, torch.float32)[:, 0].numpy()
+    seen = mask[:, :, n_start:] == 0
+    assert (mask[:, :, :n_start] == 0).all()
     asked: dict[int, list[tuple[tuple[int, ...], int]]] = {}
     for node, token, owner in zip(batch.nodes, batch.wanted, batch.owners, strict=True):
         row, column = divmod(int(node), batch.ids.shape[1])
         path = np.flatnonzero(seen[row, column])
         # What a node sees is a whole prefix in order, at the positions that it would have alone.
-        assert batch.depths[row, path].tolist() == list(range(len(path)))
+        assert batch.depths[row, path].tolist() == list(range(n_start, n_start + len(path)))
         if not branches:
             assert path.tolist() == list(range(column + 1))
-        prefix = tuple(batch.ids[row, path].tolist())
+        prefix = (*start, *batch.ids[row, path].tolist())
         asked.setdefault(int(owner), []).append((prefix, int(token)))
     for owner, member in enumerate(members):
         expected = [
@@ -110,7 +115,9 @@ def test_rows_hold_every_prefix_that_is_needed(
         assert len(row) <= max(max_row, max(len(members[o].ids) - 1 for o in row.owners))
         if branches:
             prefixes = {
-                members[o].ids[:n] for o in row.owners for n in range(1, len(members[o].ids))
+                members[o].ids[:n]
+                for o in row.owners
+                for n in range(n_start + 1, len(members[o].ids))
             }
             assert len(row) == len(prefixes)
 
@@ -158,7 +165,7 @@ def test_what_is_shared_is_computed_and_decoded_once(tiny_model: Any, word_level
     )
     net.lm_head.register_forward_hook(lambda module, args, output: decoded.append(len(args[0])))
     found = Scorer(model, True, None).log_probs(members)
-    assert computed == [(1, len(start) + 3 + 1)]
+    assert computed == [(1, len(start)), (1, 3 + 1)]
     assert decoded == [3 + 1]
     np.testing.assert_allclose(found, plain_log_probs(net, members), atol=1e-4)
 
