@@ -325,9 +325,10 @@ def _matrix(chart: MatrixChart) -> Spec:
                 if math.isfinite(value):
                     dark = cell_is_dark((value - low) / ((high - low) or 1.0), chart.diverging)
                     lines = panel.text[r][c].split("\n")[:n_lines]
+                    shown = "<br>".join(map(plotly_text, lines))
                     size = 12 if len(lines) == 1 else 10.5
                     grid.layout["annotations"].append(
-                        {"text": "<br>".join(map(plotly_text, lines)), "x": c, "y": r, "xref": xname,
+                        {"text": shown, "x": c, "y": r, "xref": xname,
                          "yref": yname, "showarrow": False,
                          "font": {"size": size, "color": "white" if dark else INK}}
                     )  # fmt: skip

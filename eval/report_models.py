@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -86,8 +87,12 @@ def translation_section(
     settings: ReportSettings,
     palette: Palette,
     figures: FigureWriter,
+    compared: Sequence[Block],
 ) -> Section:
-    """Score and accuracy of the arms, by direction and concept group, with examples."""
+    """Score and accuracy of the arms, by direction and concept group, with examples.
+
+    `compared` are the blocks that set models side by side.
+    """
     blocks: list[Block]
     if not results.scores:
         blocks = [Note(NOT_RUN.format("evaluate"))]
@@ -102,6 +107,7 @@ def translation_section(
             ),
             _arms_table(results, settings),
             *_seed_table(results),
+            *compared,
             figures.block(
                 matrix_figure(results.scores, results.accuracies, data.languages),
                 "Mean Score by direction, rows are the source languages. Hover for intervals.",
@@ -163,7 +169,8 @@ def _share_text(e: Estimate) -> str:
 
 def _arms_table(results: Results, settings: ReportSettings) -> Table:
     columns = (
-        Column("arm"), Column("Score", "num"), Column("accuracy", "num"), Column("items", "num"),
+        Column("arm"), Column("Score", "num"), Column("accuracy", "num"),
+        Column("mean reciprocal rank", "num"), Column("items", "num"),
         Column("Score", "num", f"minus {settings.baseline}, paired"),
         Column("accuracy, points", "num", f"minus {settings.baseline}, paired"),
     )  # fmt: skip
@@ -173,7 +180,7 @@ def _arms_table(results: Results, settings: ReportSettings) -> Table:
         hits = results.accuracy_differences.get(arm)
         rows.append((
             arm, estimate_text(score.overall), _share_text(results.accuracies[arm].overall),
-            count(score.overall.n),
+            estimate_text(results.reciprocal_ranks[arm].overall), count(score.overall.n),
             difference_text(paired.overall) if paired else number(None),
             points_text(hits.overall) if hits else number(None),
         ))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def checkpoints(label: str, source: str) -> list[Checkpoint]:
         if _is_model(path):
             return []
         folders = sorted(p for p in path.iterdir() if p.is_dir() and _is_model(p))
-        found = [Checkpoint(p.name, str(p), None, _step(label, p.name)) for p in folders]
+        found = [Checkpoint(p.name, _source(p), None, _step(label, p.name)) for p in folders]
     else:
         name, revision = split_revision(source)
         names = (revision or "").split(",")
@@ -50,7 +51,7 @@ def checkpoints(label: str, source: str) -> list[Checkpoint]:
             return []
         found = [Checkpoint(one, name, one, _step(label, one)) for one in names]
     found.sort(key=lambda one: one.step)
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in itertools.pairwise(found):
         if first.step == second.step:
             raise SettingsError(
                 f"models.{label}: found {first.name} and {second.name}, both of step {first.step}, "
@@ -61,6 +62,10 @@ def checkpoints(label: str, source: str) -> list[Checkpoint]:
 
 def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "model/config.json"))
+
+
+def _source(folder: Path) -> str:
+    return str(folder if (folder / "config.json").is_file() else folder / "model")
 
 
 def _step(label: str, name: str) -> int:
