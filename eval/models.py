@@ -121,7 +121,7 @@ def load_model(
     folder = _folder(source)
     # One commit for both, whatever happens to a branch in between.
     commit = resolve_revision(source, revision)
-    tokenizer = load_tokenizer(folder, commit)
+    tokenizer = load_tokenizer(folder, commit, needs_eos=False)
     try:
         net = AutoModelForCausalLM.from_pretrained(
             str(folder), revision=commit or "main", dtype=kind, trust_remote_code=False
@@ -135,7 +135,8 @@ def load_model(
 
 def model_tokenizer(source: str, revision: str | None) -> Tokenizer:
     """The tokenizer of a model, which is not loaded itself."""
-    return load_tokenizer(_folder(source), resolve_revision(source, revision))
+    commit = resolve_revision(source, revision)
+    return load_tokenizer(_folder(source), commit, needs_eos=False)
 
 
 def _folder(source: str) -> Path | str:

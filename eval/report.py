@@ -33,6 +33,7 @@ from eval.report_models import (
 )
 from eval.report_page import Answer, Card, Page, render
 from eval.report_results import Results, compute
+from eval.report_sentences import sentences_sections
 from eval.report_settings import ReportSettings
 from eval.report_text import (
     count,
@@ -114,6 +115,7 @@ def make_page(
         translation_section(
             data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
         ),
+        *sentences_sections(data),
         layers_section(data, results, settings, stages.trace, figures),
         attribution_section(data, results, settings, palette, figures),
         lineage_section(data, settings, stages, seed),

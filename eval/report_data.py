@@ -28,7 +28,7 @@ RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-SEEDED_STAGES = ("train", "evaluate", "trace", "attribute")
+SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "attribute")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class ReportInputs:
     task: Path
     train: Mapping[RunKey, Path] = field(default_factory=dict)
     evaluate: Mapping[RunKey, Path] = field(default_factory=dict)
+    sentences: Mapping[RunKey, Path] = field(default_factory=dict)
     trace: Mapping[RunKey, Path] = field(default_factory=dict)
     attribute: Mapping[RunKey, Path] = field(default_factory=dict)
     compare: Path | None = None
@@ -113,7 +114,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class RunData:
-    """All that the report shows. Tables of seeded stages have the columns `arm` and `seed`."""
+    """All that the report shows. Tables of seeded stages have the columns `arm` and `seed`.
+
+    `sentences` holds the summaries of the sentences stage by arm and seed.
+    """
 
     manifests: dict[str, Manifest]
     task: Task
@@ -126,6 +130,7 @@ class RunData:
     mix: dict[str, Any]
     metrics: pd.DataFrame
     evaluation: pd.DataFrame
+    sentences: dict[RunKey, dict[str, Any]]
     traces: pd.DataFrame
     layers: pd.DataFrame
     attribution: pd.DataFrame
@@ -158,6 +163,10 @@ def read_run(inputs: ReportInputs, richest: int, min_document_tokens: int) -> Ru
         mix=mix,
         metrics=read_metrics(inputs.train),
         evaluation=_stack(inputs.evaluate, "items.parquet"),
+        sentences={
+            key: read_json(folder / "summary.json")
+            for key, folder in sorted(inputs.sentences.items())
+        },
         traces=_stack(inputs.trace, "items.parquet"),
         layers=read_layers(inputs.trace),
         attribution=_stack(inputs.attribute, "items.parquet"),

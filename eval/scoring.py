@@ -86,15 +86,11 @@ class Scorer:
 
     def _try(self, rows: Sequence[Row], start: SharedStart | None, result: LogProbs) -> bool:
         """Add a batch to the result; False where memory ran out and smaller ones are to follow."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         try:
             batch = stack(rows)
             found = _batch_log_probs(self.model, batch, start)
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(
-                error
-            ):
+            if not _lacks_memory(error):
                 raise
             if len(rows) == 1:
                 raise InputError(
@@ -105,6 +101,8 @@ class Scorer:
             np.add.at(result, batch.owners, found)
             return True
         # Only here, after the exception has let go of its tensors.
+        from accelerate.utils.memory import clear_device_cache
+
         clear_device_cache(garbage_collection=True)
         self.batch_tokens = len(rows) * len(rows[-1]) // 2
         log.warning(
@@ -164,6 +162,12 @@ def automatic_batch_tokens(model: LanguageModel) -> int:
     per_token: int = values * next(model.net.parameters()).element_size()
     free: int = torch.cuda.mem_get_info(model.device)[0]
     return max(1, min(most, int(MEMORY_SHARE * free / per_token)))
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
 
 
 def _next_batch(rows: Sequence[Row], batch_tokens: int) -> Sequence[Row]:

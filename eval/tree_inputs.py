@@ -23,7 +23,7 @@ def tree_mask(ends: Tensor, n_start: int, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
-class SharedStart(DynamicCache):
+class SharedStart(DynamicCache):  # type: ignore[misc]  # the library brings no types
     """Keys and values of a start that all rows continue: computed once, handed to any batch.
 
     Other than a cache, once `closed` it keeps nothing of the batches that it is handed to.

@@ -18,7 +18,10 @@ from typing import Any
 
 import yaml
 
+from eval.build_settings import BuildTaskSettings
+from eval.export_settings import ExportLmEvalSettings
 from eval.report_settings import ReportSettings
+from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
@@ -50,8 +53,8 @@ class RunConfig:
         models: further models to evaluate and trace, name -> folder or hub id (id@revision); a
             series of checkpoints is a hub id with several revisions (id@step1000,step2000), or a
             folder of them (step-100/, checkpoint-500/, ...).
-        only: restrict train, evaluate, trace and attribute to these (ARM, ARM/SEED, a name of
-            models, or SERIES@CHECKPOINT); empty means all.
+        only: restrict train, evaluate, sentences, trace and attribute to these (ARM, ARM/SEED, a
+            name of models, or SERIES@CHECKPOINT); empty means all.
         inputs: folders of finished stages to use in place of this run's own, stage -> folder.
         engine: where tasks run.
         corpus: the documents.
@@ -67,9 +70,12 @@ class RunConfig:
         wandb: where training logs to, beside its files.
         evaluate: the evaluate stage.
         compare: the compare stage.
+        sentences: the sentences stage; not run where sentences.path is null.
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        build_task: the build-task command.
+        export_lm_eval: the tool export-lm-eval.
     """
 
     out: str = "runs/quickstart"
@@ -93,9 +99,12 @@ class RunConfig:
     wandb: WandbSettings = field(default_factory=WandbSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
+    sentences: SentencesSettings = field(default_factory=SentencesSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
+    export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "out", bool(self.out), "a folder")
@@ -131,10 +140,20 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("pre-train a model on each arm", ("train", "wandb")),
     "evaluate": ("word-translation score with intervals", ("evaluate",)),
     "compare": ("models side by side: p-values, heatmaps, score against step", ("compare",)),
+    "sentences": ("translate parallel sentences, chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
 }
+# The same for commands beside the chain, which read the configuration too.
+TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "build-task": ("make a task out of dictionaries or a list of words", ("build_task",)),
+    "export-lm-eval": (
+        "write the word task as a folder DIR for lm-evaluation-harness",
+        ("evaluate", "export_lm_eval"),
+    ),
+}
+COMMANDS = {**STAGES, **TOOLS}
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
@@ -183,7 +202,7 @@ def _plain(value: Any) -> Any:
 def _parser(command: str, skip: Iterable[str]) -> Any:
     import jsonargparse
 
-    text = STAGES[command][0] if command in STAGES else "the whole chain, documents to report"
+    text = COMMANDS[command][0] if command in COMMANDS else "the whole chain, documents to report"
     parser = jsonargparse.ArgumentParser(
         prog=f"pivots {command}",
         description=f"{text[0].upper()}{text[1:]}.",
@@ -200,7 +219,7 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
 
 
 def _help(command: str) -> typing.NoReturn:
-    sections = STAGES[command][1] if command in STAGES else tuple(_sections())
+    sections = COMMANDS[command][1] if command in COMMANDS else tuple(_sections())
     skip = set(_sections()) - {*SHARED, *sections}
     _parser(command, skip).print_help()
     sys.exit(0)

@@ -59,6 +59,8 @@ class Plan:
         for stage in STAGES:
             if stage == "world" and not self.generated:
                 continue
+            if stage == "sentences" and self.config.sentences.path is None:
+                continue
             if stage in self.config.inputs:
                 continue  # somebody's finished folder: read, never written
             found.extend(getattr(self, f"_{stage}")())
@@ -263,6 +265,22 @@ class Plan:
         if self.models():
             yield self._job("compare", run)
 
+    def _sentences(self) -> Iterator[Job]:
+        for model in self.models(snapshots=False):
+            yield self._job("sentences", self._sentences_run(model), model.label, str(model.seed))
+
+    def _sentences_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.sentences import run_sentences
+
+            settings = self.config.sentences
+            run_sentences(
+                dataclasses.replace(settings, revision=model.revision or settings.revision),
+                out, model.source, self.config.seed, {"arm": model.label, "seed": model.seed},
+            )  # fmt: skip
+
+        return run
+
     def _trace(self) -> Iterator[Job]:
         for model in self.models(snapshots=False):
             yield self._job("trace", self._trace_run(model), model.label, str(model.seed))
@@ -305,6 +323,7 @@ class Plan:
 
             models = [(model.label, model.seed) for model in self._reported()]
             trained = [pair for pair in models if pair[0] in self.config.mix.arms]
+            translated = models if self.config.sentences.path is not None else []
             inputs = ReportInputs(
                 tokenizer=self.folder("tokenizer"),
                 tokenize=self.folder("tokenize"),
@@ -315,6 +334,7 @@ class Plan:
                 mix=self.folder("mix"),
                 train=self._folders("train", trained),
                 evaluate=self._folders("evaluate", models),
+                sentences=self._folders("sentences", translated),
                 trace=self._folders("trace", models),
                 attribute=self._folders("attribute", models),
                 compare=self.folder("compare") if models else None,
@@ -350,6 +370,8 @@ def select_jobs(plan: Plan, stage: str) -> list[Job]:
     if not jobs:
         if stage in plan.config.inputs:
             what = f"inputs names a finished folder for it: {plan.config.inputs[stage]}"
+        elif stage == "sentences" and plan.config.sentences.path is None:
+            what = "no parallel sentences are given (sentences.path)"
         elif stage == "world":
             what = "the corpus has a path, so that no world is generated (corpus.path)"
         else:

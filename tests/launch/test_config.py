@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from eval.sentence_settings import SentencesSettings
 from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
 from launch.pipeline import Plan, find_task, select_jobs
@@ -154,6 +155,19 @@ def test_plan_fans_out_over_arms_seeds_and_models() -> None:
     assert [job.name for job in select_jobs(only, "trace")] == ["trace/random/5", "trace/m/0"]
     with pytest.raises(SettingsError, match="nothing to do"):
         select_jobs(Plan(dataclasses.replace(config, only=("m",))), "train")
+
+
+def test_sentences_are_translated_only_where_some_are_given() -> None:
+    plan = Plan(RunConfig(out="r"))
+    assert "sentences" not in {job.stage for job in plan.jobs()}
+    with pytest.raises(SettingsError, match=r"sentences: .*sentences\.path"):
+        select_jobs(plan, "sentences")
+    given = Plan(RunConfig(out="r", sentences=SentencesSettings("flores")))
+    jobs = select_jobs(given, "sentences")
+    assert [(job.name, job.folder) for job in jobs[:1]] == [
+        ("sentences/original/0", Path("r/sentences/original/0"))
+    ]
+    assert len(jobs) == len(given.models())
 
 
 def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:

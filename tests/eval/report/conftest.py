@@ -13,9 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eval.chrf import summarise_chrf
 from eval.compare import COMPARISON_SCHEMA, DIRECTION_SCHEMA, SERIES_SCHEMA
 from eval.report_data import ReportInputs
+from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
+from eval.stats import Bootstrap
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
@@ -78,6 +81,7 @@ class RunPlan:
     hostile: bool = False
     pivots: bool = True
     evaluated: bool = True
+    translated: bool = False
     traced: bool = True
     attributed: bool = True
     trained: bool = True
@@ -94,6 +98,7 @@ def build_run(root: Path, plan: RunPlan) -> ReportInputs:
     for stage, wanted in (
         ("train", plan.trained),
         ("evaluate", plan.evaluated),
+        ("sentences", plan.translated),
         ("trace", plan.traced),
         ("attribute", plan.attributed),
     ):
@@ -388,6 +393,19 @@ class _Builder:
             write_table(run.out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
         run.finish({"models": len(keys)})
         return self.root / "compare"
+
+    def sentences(self, arm: str, seed: int) -> Path:
+        out = self.root / "sentences" / arm / str(seed)
+        run = self.stage("sentences", settings_dict(SentencesSettings()), {}, out)
+        bootstrap = Bootstrap(20, 0.95, 0)
+        references = list(self.words[self.plan.languages[0]])
+        found = summarise_chrf(
+            {f"{a}-{b}": (references[::-1], references) for a, b in self.pairs}, bootstrap
+        )
+        shares = {"n_sentences": len(references), "truncated": 0.25, "empty": 0.125}
+        write_json(run.out / "summary.json", {**found, **shares})
+        run.finish({})
+        return out
 
     def trace(self, arm: str, seed: int) -> Path:
         out = self.root / "trace" / arm / str(seed)

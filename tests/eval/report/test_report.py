@@ -21,6 +21,7 @@ from eval.report_data import SEEDED_STAGES, SINGLE_STAGES
 from eval.report_settings import ReportSettings
 from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
+from mining.common.files import read_json
 from mining.common.stage import begin, read_manifest, settings_dict
 from mining.settings import CorpusSettings, MixSettings, TokenizeSettings
 from training.settings import TrainSettings
@@ -149,7 +150,7 @@ def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, fini
     moved = tmp_path / "elsewhere"
     root = inputs.task.parent
     shutil.copytree(root, moved)
-    per_run = ("train", "evaluate", "trace", "attribute")
+    per_run = SEEDED_STAGES
     changed = {
         name: {key: moved / path.relative_to(root) for key, path in getattr(inputs, name).items()}
         for name in per_run
@@ -241,6 +242,21 @@ def test_without_the_baseline_there_is_no_answer(tmp_path, finished_run):
     assert "Not answered" in page.text
     assert "This run has no evaluation of random." in page.text
     assert "differences" not in page.charts()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_sentences_have_a_section_where_the_run_translates_them(tmp_path, finished_run):
+    inputs = finished_run(arms=("random", "pivot"), translated=True, traced=False, attributed=False)
+    page = report(tmp_path, inputs)
+    summary = read_json(inputs.sentences["pivot", 0] / "summary.json")
+    assert ("section", "sentences") in {(tag, a.get("id")) for tag, a in page.tags}
+    for measure in ("sentence_chrf", "corpus_chrf", "corpus_chrf_pp"):
+        found = summary[measure]
+        assert f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]" in page.text
+    assert summary["signatures"]["chrf_pp"] in page.text
+    assert "ja → zh" in page.text
+    assert "25.0%" in page.text
+    assert "12.5%" in page.text
 
 
 def test_missing_parts_are_said_in_words(tmp_path, finished_run):
