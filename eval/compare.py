@@ -44,7 +44,8 @@ Grid = Mapping[str, Floats]
 
 COMPARISON_SCHEMA = pa.schema(
     [
-        ("level", pa.string()),  # model: mean over its seeds by item; run: one seed
+        # model: mean over its seeds by item; run: one seed; series: a checkpoint and the one before
+        ("level", pa.string()),
         ("model", pa.string()),
         ("reference", pa.string()),
         ("measure", pa.string()),
@@ -119,7 +120,7 @@ def run_compare(
     require_same("task", {str(folder): _task_digest(folder) for folder in evaluations.values()})
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
     summaries = {key: read_json(folder / "summary.json") for key, folder in evaluations.items()}
-    rows = compare_models(_read_grids(evaluations), settings, bootstrap)
+    rows = compare_models(_read_grids(evaluations), members, settings, bootstrap)
     directions = [
         {"model": model, "seed": number, "source_lang": source, "target_lang": target, **record}
         for (model, number), summary in summaries.items()
@@ -149,31 +150,58 @@ def run_compare(
 
 
 def compare_models(
-    grids: Mapping[RunKey, Grid], settings: CompareSettings, bootstrap: Bootstrap
+    grids: Mapping[RunKey, Grid],
+    members: Mapping[RunKey, Member],
+    settings: CompareSettings,
+    bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Rows of COMPARISON_SCHEMA from measure -> float64 [concepts, directions] of every run.
 
     Pairs of models with the seeds of each averaged by item; of single runs too, where a model has
-    several seeds.
+    several seeds; and the checkpoints of each series one after the other. A series stands among
+    the models by its last checkpoint, unless a model bears its name.
     """
-    labels = list(dict.fromkeys(label for label, _ in grids))
+    labels = _compared(grids, members)
     seeds = {label: [seed for name, seed in grids if name == label] for label in labels}
     baseline = settings.baseline if settings.baseline in labels else labels[0]
     models = {label: _mean_grid([grids[(label, s)] for s in seeds[label]]) for label in labels}
     pairs = _pairs(labels, baseline)
     rows = _level("model", models, pairs, settings.permutations, bootstrap)
-    if len(grids) > len(labels):
-        runs = {f"{label}/{seed}": grid for (label, seed), grid in grids.items()}
-        if len(runs) <= MAX_ALL_PAIRS:
-            pairs = _pairs(list(runs), f"{baseline}/{seeds[baseline][0]}")
+    runs = {f"{label}/{seed}": grid for (label, seed), grid in grids.items()}
+    keys = [key for key in grids if key[0] in labels]
+    if len(keys) > len(labels):
+        if len(keys) <= MAX_ALL_PAIRS:
+            names = [f"{label}/{seed}" for label, seed in keys]
+            pairs = _pairs(names, f"{baseline}/{seeds[baseline][0]}")
         else:  # each against the baseline of the same seed
             pairs = [
                 (f"{label}/{seed}", f"{baseline}/{seed}")
-                for label, seed in grids
+                for label, seed in keys
                 if label != baseline and seed in seeds[baseline]
             ]
         rows += _level("run", runs, pairs, settings.permutations, bootstrap)
-    return rows
+    ordered = sorted(members, key=lambda key: (members[key].series, key[1], members[key].step))
+    pairs = [
+        (f"{later[0]}/{later[1]}", f"{earlier[0]}/{earlier[1]}")
+        for earlier, later in itertools.pairwise(ordered)
+        if (members[earlier].series, earlier[1]) == (members[later].series, later[1])
+    ]
+    return rows + _level("series", runs, pairs, settings.permutations, bootstrap)
+
+
+def _compared(grids: Mapping[RunKey, Grid], members: Mapping[RunKey, Member]) -> list[str]:
+    """The models that are set side by side, in their order."""
+    labels = list(dict.fromkeys(label for label, _ in grids))
+    place = {label: member for (label, _), member in members.items()}
+    last: dict[str, str] = {}
+    for label in sorted(place, key=lambda label: place[label].step):
+        last[place[label].series] = label
+    return [
+        label
+        for label in labels
+        if label not in place
+        or (last[place[label].series] == label and place[label].series not in labels)
+    ]
 
 
 def _pairs(names: Sequence[str], baseline: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ TALL_ROWS = 12
 LEVELS = {
     "model": "Each pair of models (of several seeds, the mean by item): ",
     "run": "Each pair of single training runs: ",
+    "series": "Each checkpoint of a series and the one before it: ",
 }
 METHOD = (
     "differences on the items that both have, with intervals over concepts. The p-values are of a "

@@ -100,8 +100,8 @@ class CompareSettings:
     """Compares the evaluated models, two by two on the same items.
 
     Attributes:
-        baseline: reference of its pairs, and the only reference where there are more than ten
-            models; the first model where none has this name.
+        baseline: the model that its pairs are measured from, and the only one to be compared with
+            where there are more than ten models; the first model where none has this name.
         permutations: sign flips of the permutation test, at most; exact where all are fewer.
         bootstrap_samples: samples of concepts that the intervals come from.
         confidence: level of the intervals.

@@ -126,13 +126,13 @@ def test_many_models_are_compared_with_the_baseline_only() -> None:
     rng = np.random.default_rng(0)
     grids = {(f"m{i}", 0): {"score": rng.normal(0, 1, (4, 2))} for i in range(n)}
     settings = CompareSettings(baseline="m3", permutations=100, bootstrap_samples=10)
-    found = compare_models(grids, settings, Bootstrap(10, 0.9, 0))
+    found = compare_models(grids, {}, settings, Bootstrap(10, 0.9, 0))
     assert [row["model"] for row in found] == [f"m{i}" for i in range(n) if i != 3]
     assert {row["reference"] for row in found} == {"m3"}
     assert all(row["p_exact"] for row in found)  # of four concepts
     assert min(row["p"] for row in found) >= 2 / 16
     runs = {(f"m{i}", seed): grids[(f"m{i}", 0)] for i in range(n) for seed in (0, 1)}
-    found = compare_models(runs, settings, Bootstrap(10, 0.9, 0))
+    found = compare_models(runs, {}, settings, Bootstrap(10, 0.9, 0))
     pairs = {(row["model"], row["reference"]) for row in found if row["level"] == "run"}
     assert pairs == {(f"m{i}/{s}", f"m3/{s}") for i in range(n) for s in (0, 1) if i != 3}
 
@@ -150,6 +150,17 @@ def test_a_series_is_drawn_against_its_steps(tmp_path: Path, evaluated: Evaluate
     for key, mean in zip(members, scores["mean"], strict=True):
         assert mean == read_json(folders[key] / "summary.json")["score"]["mean"]
     assert (out / "figures" / "series.svg").is_file()
+    found = comparisons(out)
+    pairs = zip(found["level"], found["model"], found["reference"], strict=True)
+    assert list(dict.fromkeys(pairs)) == [
+        (
+            "model",
+            "other",
+            "olmo@step2000",
+        ),  # no model is named `random`: the first is the baseline
+        ("series", "olmo@step100/0", "olmo@step10/0"),
+        ("series", "olmo@step2000/0", "olmo@step100/0"),
+    ]
     chart = series_figure(series)
     assert chart is not None
     assert chart.x.log
@@ -159,6 +170,18 @@ def test_a_series_is_drawn_against_its_steps(tmp_path: Path, evaluated: Evaluate
     short = series_figure(series[series["step"] >= 100])
     assert short is not None
     assert not short.x.log
+
+
+def test_an_arm_stands_for_its_snapshots() -> None:
+    rng = np.random.default_rng(0)
+    labels = ("pivot", "random", "pivot@step-5", "pivot@step-9")
+    grids = {(a, s): {"score": rng.normal(0, 1, (9, 2))} for a in labels for s in (0, 1)}
+    members = {(f"pivot@step-{n}", s): Member("pivot", n) for n in (5, 9) for s in (0, 1)}
+    found = compare_models(grids, members, QUICK, Bootstrap(10, 0.9, 0))
+    pairs = [(row["level"], row["model"], row["reference"]) for row in found]
+    assert pairs[0] == ("model", "pivot", "random")
+    assert [pair[0] for pair in pairs] == ["model", *6 * ["run"], *2 * ["series"]]
+    assert pairs[-1] == ("series", "pivot@step-9/1", "pivot@step-5/1")
 
 
 def test_heatmaps_share_a_scale_about_zero(tmp_path: Path, evaluated: Evaluated) -> None:
