@@ -22,9 +22,9 @@ LEVELS = {
     "series": "Each checkpoint of a series and the one before it: ",
 }
 METHOD = (
-    "differences on the items that both have, with intervals over concepts. The p-values are of a "
-    "paired permutation test (the signs of whole concepts are flipped), corrected for the number "
-    "of pairs after Holm."
+    "differences on the items that both have, with intervals over concepts. p is of a paired "
+    "permutation test (the signs of whole concepts are flipped), corrected for the number of pairs "
+    "after Holm; the plain ones are in comparisons.parquet of the stage `compare`."
 )
 
 
@@ -55,19 +55,17 @@ def comparison_blocks(compared: Compared, figures: FigureWriter) -> list[Block]:
 
 
 def _table(caption: str, rows: pd.DataFrame) -> Table:
-    columns = [Column("difference"), Column("items", "num"), Column("concepts", "num")]
+    columns = [Column("difference"), Column("items", "num")]
     for name in ("Score", "accuracy, points", "mean reciprocal rank"):
-        columns += [Column(label, "num", name) for label in ("difference", "p", "p, corrected")]
+        columns += [Column(label, "num", name) for label in ("difference", "p")]
     cells: list[tuple[Cell, ...]] = []
     for (model, reference), part in rows.groupby(["model", "reference"], sort=False):
         found = {row["measure"]: row for row in records(part)}
-        first = found["score"]
-        line = [f"{model} minus {reference}", count(first["n_items"]), count(first["n_concepts"])]
+        line = [f"{model} minus {reference}", count(found["score"]["n_items"])]
         for measure, show in (
             ("score", difference_text), ("accuracy", points_text), ("mrr", difference_text)
         ):  # fmt: skip
-            row = found[measure]
-            line += [show(_estimate(row)), number(row["p"]), number(row["p_holm"])]
+            line += [show(_estimate(found[measure])), number(found[measure]["p_holm"])]
         cells.append(tuple(line))
     return Table(caption, tuple(columns), tuple(cells), tall=len(cells) > TALL_ROWS)
 
