@@ -157,6 +157,19 @@ def test_a_tie_counts_against_the_right_answer() -> None:
     assert mrr.tolist() == [[0.5], [0.5]]
 
 
+def test_work_in_pieces_gives_the_same_numbers(
+    evaluation_tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, candidates = evaluation_tables(8)
+    whole = summarise(items, candidates, BOOTSTRAP, (2, 5))
+    monkeypatch.setattr("eval.stats.CHUNK_VALUES", 50)
+    monkeypatch.setattr("eval.resampling.CHUNK_VALUES", 100)
+    pieces = summarise(items, candidates, BOOTSTRAP, (2, 5))
+    for form, norm in (("source", "tokens"), ("target", "sum")):
+        for measure, record in whole["all"][form][norm].items():
+            assert pieces["all"][form][norm][measure] == pytest.approx(record, rel=1e-9)
+
+
 def test_nothing_scored_is_said_and_breaks_nothing(evaluation_tables) -> None:
     items, candidates = evaluation_tables(3, n_draws=1)
     nothing = items.set_column(
