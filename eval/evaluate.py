@@ -20,6 +20,7 @@ from eval.loss_store import LossStore, store_name
 from eval.measures import CANDIDATE_SCHEMA, ITEM_SCHEMA, candidate_rows, item_row
 from eval.models import model_input, model_name
 from eval.processes import join_processes
+from eval.report_text import interval
 from eval.settings import EvaluateSettings
 from eval.stats import Bootstrap
 from mining.common.errors import InputError
@@ -139,13 +140,13 @@ def _write(
         "model": name,
         "arm": label.get("arm"),
         "seed": label.get("seed"),
-        **summarise(items, bootstrap, "target" in settings.forms),
+        **summarise(items, candidates, bootstrap, settings.frequency_bands),
     }
     write_json(run.out / "summary.json", summary)
     score = summary["score"]
     if score["mean"] is not None:
-        log.info("evaluate %s: score %.4f (%.4f to %.4f), accuracy %.3f", name, score["mean"],
-                 score["low"], score["high"], summary["accuracy"]["mean"])  # fmt: skip
+        shown = interval(score["mean"], score["low"], score["high"])
+        log.info("evaluate %s: score %s, accuracy %.3f", name, shown, summary["accuracy"]["mean"])
     run.finish(
         {
             "items": items.num_rows,

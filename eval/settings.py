@@ -30,7 +30,9 @@ def _check_shared(settings: EvaluateSettings | TraceSettings) -> None:
     _check_intervals(s)
 
 
-def _check_intervals(settings: EvaluateSettings | TraceSettings | AttributeSettings) -> None:
+def _check_intervals(
+    settings: EvaluateSettings | CompareSettings | TraceSettings | AttributeSettings,
+) -> None:
     s = settings
     check_setting(s, "bootstrap_samples", s.bootstrap_samples >= 1, "at least 1")
     check_setting(s, "confidence", 0 < s.confidence < 1, "between 0 and 1")
@@ -91,6 +93,28 @@ class EvaluateSettings:
         rising = all(low < high for low, high in itertools.pairwise(bands))
         check_setting(self, "frequency_bands", rising, "rising numbers from 1")
         _check_shared(self)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Compares the evaluated models, two by two on the same items.
+
+    Attributes:
+        baseline: the model that its pairs are measured from, and the only one to be compared with
+            where there are more than ten models; the first model where none has this name.
+        permutations: sign flips of the permutation test, at most; exact where all are fewer.
+        bootstrap_samples: samples of concepts that the intervals come from.
+        confidence: level of the intervals.
+    """
+
+    baseline: str = "random"
+    permutations: int = 10_000
+    bootstrap_samples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_setting(self, "permutations", self.permutations >= 100, "at least 100")
+        _check_intervals(self)
 
 
 @dataclass(frozen=True)
