@@ -20,6 +20,7 @@ import yaml
 
 from eval.export_settings import ExportLmEvalSettings
 from eval.items import Item, plan_items, read_doc_freq
+from eval.questions import draw_examples
 from eval.settings import EvaluateSettings, Form
 from mining.common.errors import InputError
 from mining.common.files import write_text
@@ -136,7 +137,7 @@ def make_doc(
 ) -> dict[str, Any] | None:
     """An item as the harness's document; None where it has no distractors in this form."""
     source, target = item.source_lang, item.target_lang
-    shown = task.draw_examples(source, target, item.concept, evaluate.examples, draw, seed)
+    shown = draw_examples(task, item, evaluate, draw, seed)
     if form == "source":
         right, wrong = item.source, task.distractors(target, source, item.concept)
     else:

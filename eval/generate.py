@@ -100,7 +100,8 @@ def _limit(model: LanguageModel, n_prompt: int, limit: int) -> int:
 def _text_ends(model: LanguageModel) -> frozenset[int]:
     configured = getattr(model.net.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return frozenset({model.tokenizer.eos_id, *(token for token in listed if token is not None)})
+    ends = (model.tokenizer.end_of_text, *listed)
+    return frozenset(token for token in ends if token is not None)
 
 
 def _batches(
@@ -165,8 +166,8 @@ def _generate(
             num_beams=1,
             use_cache=True,
             max_new_tokens=int(limits.max()),
-            eos_token_id=sorted(ends),
-            pad_token_id=model.tokenizer.eos_id,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=min(ends, default=0),
         ),
         stopping_criteria=[reached],
         logits_processor=[watch],

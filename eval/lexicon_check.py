@@ -1,8 +1,9 @@
 """A task's words against dictionaries: `python -m eval.lexicon_check TASK --lexicons DIR`.
 
 Prints how many words the dictionaries agree with, in each language, and every disagreement; the
-last line is JSON. `--avoid FILE` also writes which siblings must not be distractors (see
-`eval.lexicon_index.ambiguous_pairs`), as the table that a task file names under `avoid`.
+last line is JSON. `--avoid FILE` also writes which siblings of the same class must not be
+distractors (see `eval.lexicon_index.ambiguous_pairs`), as the table that a task file names under
+`avoid`; other classes give distractors only where a class has too few.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ def read_folder(folder: Path) -> Iterator[Entry]:
             yield item
 
 
+def same_class(task: Task, pairs: dict[Avoided, str]) -> dict[Avoided, str]:
+    """The ambiguous pairs whose two concepts are of one class."""
+    cls = {concept.id: concept.cls for concept in task.concepts}
+    return {key: evidence for key, evidence in pairs.items() if cls[key[2]] == cls[key[3]]}
+
+
 def avoid_table(pairs: dict[Avoided, str]) -> str:
     """The ambiguous pairs as the text of a task's `avoid` table."""
     lines = ["\t".join(AVOID_COLUMNS)]
@@ -122,7 +129,7 @@ def _report(task: Task, arguments: argparse.Namespace) -> None:
             f"{r.lang:<10}{len(task.concepts):>10}{r.known:>8}{shares[0]:>8.1%}{shares[1]:>16.1%}"
         )
         summary[r.lang] = {"known": r.known, "main": r.main, "main_or_alternative": r.any_form}
-    pairs = ambiguous_pairs(task.concepts, task.languages, index)
+    pairs = same_class(task, ambiguous_pairs(task.concepts, task.languages, index))
     if arguments.avoid is not None:
         write_text(arguments.avoid, avoid_table(pairs))
     counts = {name: sum(e == name for e in pairs.values()) for name in ("direct", "through")}

@@ -13,6 +13,7 @@ from pathlib import Path
 from eval.chart_style import make_palette, warn_without_cjk_font
 from eval.figures_translation import difference_figure
 from eval.report_answer import Estimate, Verdict, verdict
+from eval.report_compare import comparison_blocks
 from eval.report_corpus import (
     corpus_section,
     mixes_section,
@@ -111,7 +112,9 @@ def make_page(
         proportions_section(data, settings, palette, figures),
         mixes_section(data, palette, figures),
         training_section(data, palette, figures),
-        translation_section(data, results, settings, palette, figures),
+        translation_section(
+            data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
+        ),
         *sentences_sections(data),
         layers_section(data, results, settings, stages.trace, figures),
         attribution_section(data, results, settings, palette, figures),

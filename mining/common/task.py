@@ -3,7 +3,7 @@
 A task is a YAML file beside a tab-separated table of concepts:
 
     format: 1
-    name: words-small
+    name: words
     version: 1
     license: CC-BY-4.0
     languages: {en: English, fr: French}
@@ -11,7 +11,7 @@ A task is a YAML file beside a tab-separated table of concepts:
     example: "{source_language}: {source}\\n{target_language}: {target}\\n\\n"
     query: "{source_language}: {source}\\n{target_language}:"
     answer: " {target}"
-    concepts: words_small.tsv
+    concepts: words.tsv
     avoid: words_avoid.tsv
 
 The table's columns are `id`, `pos`, `class`, one per language, and optionally `<lang>_alt` (further

@@ -359,7 +359,7 @@ def test_three_languages_from_real_dictionaries(shared: Path, tmp_path: Path) ->
         assert len({c.words[lang].casefold() for c in task.concepts}) == len(task.concepts)
     ours = {
         (c.words["en"], c.pos): c
-        for c in read_task(REPOSITORY / "eval" / "tasks" / "words_small.yaml").concepts
+        for c in read_task(REPOSITORY / "eval" / "tasks" / "words.yaml").concepts
     }
     both = [(c, ours[c.id, c.pos]) for c in task.concepts if (c.id, c.pos) in ours]
     best = [

@@ -84,14 +84,13 @@ def test_ambiguous_pairs_go_through_alternatives() -> None:
 def test_command_on_the_shipped_task(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = Path("eval/tasks/words_small.yaml")
+    path = Path("eval/tasks/words.yaml")
     avoid = tmp_path / "avoid.tsv"
     lexicons = ["--lexicons", str(shared / "lexicons")]
     assert main([str(path), *lexicons, "--avoid", str(avoid)]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    # As docs/WORDS_SMALL.md says, but for Japanese verbs that differ by する.
-    assert last["languages"]["fr"] == {"known": 249, "main": 234, "main_or_alternative": 241}
-    assert last["languages"]["ja"]["known"] == 264
+    assert last["languages"]["fr"] == {"known": 1585, "main": 1466, "main_or_alternative": 1526}
+    assert last["languages"]["ja"] == {"known": 1989, "main": 1910, "main_or_alternative": 1971}
     lines = avoid.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + sum(last["ambiguous_pairs"].values())
     ids = {c.id for c in read_task(path).concepts}
@@ -99,7 +98,7 @@ def test_command_on_the_shipped_task(
 
 
 def test_command_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = "eval/tasks/words_small.yaml"
+    path = "eval/tasks/words.yaml"
     assert main([path, "--lexicons", str(tmp_path)]) == 3
     assert "no dictionary named like en-fr.tsv" in capsys.readouterr().err
     (tmp_path / "en-fr.tsv").write_text("source\ttarget\tpos\tsense\na\tb\t\tx\n")

@@ -30,6 +30,7 @@ QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
     "differences", "corpus", "pivots", "scripts", "proportions", "mixes", "overlap", "train-loss",
     "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter", "roc", "auc",
+    "heatmaps", "series",
 }  # fmt: skip
 SECTIONS = (
     "answer", "corpus", "pivots", "proportions", "mixes", "training", "translation", "layers",
@@ -96,7 +97,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_report_is_complete_and_self_contained(tmp_path, finished_run):
-    page = report(tmp_path, finished_run(seeds=(0, 1)))
+    page = report(tmp_path, finished_run(seeds=(0, 1), series=True))
     out = tmp_path / "report"
     assert (out / "report.html").stat().st_size < 10_000_000
     ids = {attributes.get("id") for _, attributes in page.tags}
@@ -112,6 +113,10 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
         for key in ("src", "href"):
             value = attributes.get(key)
             assert value is None or value.startswith(("data:", "#")), (tag, value)
+    assert "Each pair of models" in page.text
+    assert "pivot/1 minus original/0" in page.text
+    assert "0.046" in page.text  # a corrected p-value
+    assert "mean reciprocal rank" in page.text
     manifest = read_manifest(out, "report")
     assert {"tokenizer", "train/pivot/0", "attribute/random/1", "task"} <= set(manifest.inputs)
     assert manifest.counts["verdict"] == "better"
@@ -121,8 +126,21 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_comparisons_of_one_seed_and_without_the_stage(tmp_path, finished_run):
+    arms = ("random", "pivot")
+    page = report(tmp_path / "one", finished_run(arms=arms))
+    assert "Each pair of models" in page.text
+    assert "single training runs" not in page.text
+    # The matrices of the arms show these values already, and there is no series.
+    assert not {"heatmaps", "series"} & set(page.charts())
+    page = report(tmp_path / "none", finished_run(arms=arms, compared=False))
+    assert "Each pair of models" not in page.text
+    assert "mean reciprocal rank" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_charts_are_valid_for_plotly(tmp_path, finished_run):
-    for name, spec in report(tmp_path, finished_run()).charts().items():
+    for name, spec in report(tmp_path, finished_run(seeds=(0, 1), series=True)).charts().items():
         figure = go.Figure(spec)
         assert len(figure.data) > 0, name
 
