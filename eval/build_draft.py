@@ -78,7 +78,7 @@ class Draft:
         least = self.settings.min_distractors
         while kept:
             task = self.task(kept)
-            at_least = _distractors_at_least(task)
+            at_least = distractors_at_least(task)
             lonely: dict[str, str] = {}
             for source, target in task.directions():
                 for concept in task.concepts:
@@ -97,11 +97,12 @@ class Draft:
         return kept
 
 
-def _distractors_at_least(task: Task) -> dict[tuple[str, str, str], int]:
-    """For (source, target, id), a number that the possible distractors do not fall below.
+def distractors_at_least(task: Task) -> dict[tuple[str, str, str], int]:
+    """For (source, target, id), a number that the distractors do not fall below.
 
-    Saves to order thousands of siblings where there are plenty. It takes off every sibling that is
-    avoided or shares a form in any language; no two concepts have the same word of a language.
+    Saves to order thousands of siblings where there are plenty. Possible is every sibling that is
+    not avoided and shares no form in any language; and a word that is taken keeps out those that
+    have it as an alternative, so that a distractor costs as many as hold one form, at most.
     """
     n_pos = Counter(concept.pos for concept in task.concepts)
     avoided = Counter(key[:3] for key in task.avoid)
@@ -111,8 +112,10 @@ def _distractors_at_least(task: Task) -> dict[tuple[str, str, str], int]:
         for form in held:
             holders.setdefault(form, set()).add(name)
     sharing = {name: len(set().union(*(holders[f] for f in held))) for name, held in forms.items()}
+    most = max(map(len, holders.values()), default=1)
     return {
-        (source, target, c.id): n_pos[c.pos] - sharing[c.id] - avoided[source, target, c.id]
+        (source, target, c.id): (n_pos[c.pos] - sharing[c.id] - avoided[source, target, c.id])
+        // most
         for source, target in task.directions()
         for c in task.concepts
     }

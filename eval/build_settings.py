@@ -8,6 +8,9 @@ from typing import Literal
 from mining.common.errors import check_setting
 from mining.common.stage import path_setting
 
+# Columns of a table of concepts, next to those of the languages.
+CONCEPT_COLUMNS = ("id", "pos", "class", "group", "example")
+
 
 @dataclass(frozen=True)
 class LexiconSource:
@@ -82,7 +85,8 @@ class BuildTaskSettings:
     Attributes:
         sources: the files. Where one is a list of concepts, the task holds these; dictionaries then
             fill in languages that the list lacks and say which words are ambiguous.
-        languages: code -> English name, as prompts want it ({en: English, de: German}).
+        languages: code -> English name, as prompts want it ({en: English, de: German}). Indonesian
+            is ind, as `id` is a column of tables of concepts.
         pivot: the language that dictionaries are joined over; one of `languages`.
         name: name of the task.
         license: licence of the task, which follows from the sources'.
@@ -125,6 +129,12 @@ class BuildTaskSettings:
 
     def __post_init__(self) -> None:
         s = self
+        codes_ok = all(isinstance(c, str) and c not in CONCEPT_COLUMNS for c in s.languages)
+        check_setting(
+            s, "languages", codes_ok,
+            f"codes that are no column of a table of concepts ({', '.join(CONCEPT_COLUMNS)}; so "
+            "ind for Indonesian), in quotes where YAML reads something else (no, for Norwegian)",
+        )  # fmt: skip
         if s.languages:
             check_setting(s, "languages", len(s.languages) >= 2, "at least two languages")
             known = f"one of languages ({', '.join(s.languages)})"

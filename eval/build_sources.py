@@ -10,20 +10,22 @@ from typing import NamedTuple
 
 from eval.build_settings import BuildTaskSettings, LexiconSource
 from eval.lexicons import (
+    LIST_HEADER,
     BadLine,
     Entry,
     bad_line,
     detect_format,
     languages_of,
+    pos_name,
     read_entries,
     read_lines,
     tidy,
 )
 from mining.common.errors import InputError
 
-LIST_COLUMNS = ("id", "pos", "class")
-# Inside a word: hyphens, apostrophes, and the dot between parts of Japanese loan words.
-_JOINERS = frozenset("-‐’'·・")
+# Inside a word: hyphens, apostrophes, the dot between parts of Japanese loan words, the marks of
+# Hebrew abbreviations, and the invisible joiners of Persian and Indian scripts.
+_JOINERS = frozenset("-‐’'·・׳״\u200c\u200d")
 
 
 class Quarantined(NamedTuple):
@@ -63,6 +65,7 @@ def read_sources(settings: BuildTaskSettings) -> Sources:
 
     Entries of languages that the task does not have help to lead translations back and are kept.
     Entries of more than one word are left out if only single words are wanted, and counted.
+    Raises InputError where a language has no words and no dictionary could give any.
     """
     found = Sources()
     for number, source in enumerate(settings.sources):
@@ -98,6 +101,13 @@ def read_sources(settings: BuildTaskSettings) -> Sources:
                 "not_single_words": multiword,
                 "quarantined": len(found.bad) - n_bad,
             }
+        )
+    listed = {lang for concept in found.listed for lang in concept.words}
+    if found.listed and not found.entries and (lacking := settings.languages.keys() - listed):
+        paths = ", ".join(source.path for source in settings.sources)
+        raise InputError(
+            f"{paths}: no column {', '.join(sorted(lacking))} with words, and no dictionary is "
+            "given that could fill it in; name the columns as build_task.languages does"
         )
     return found
 
@@ -140,12 +150,13 @@ def _read_list(
             continue
         fields = line.split("\t")
         if not header:
-            header = fields
-            missing = [c for c in LIST_COLUMNS if c not in header]
-            if missing or not set(languages) & set(header):
+            header = [tidy(name) for name in fields]
+            twice = len(set(header)) < len(header)
+            if twice or not set(LIST_HEADER) <= set(header) or not set(languages) & set(header):
                 raise InputError(
-                    f"{path}:1: found the columns {header}, expected {', '.join(LIST_COLUMNS)} and "
-                    f"some of the languages {', '.join(languages)}"
+                    f"{path}:{number}: found the columns {header}, expected "
+                    f"{', '.join(LIST_HEADER)} and some of the languages {', '.join(languages)}, "
+                    "none twice"
                 )
             continue
         if not line.strip():
@@ -160,7 +171,7 @@ def _read_list(
         ids.add(row["id"])
         yield ListedConcept(
             row["id"],
-            row["pos"],
+            pos_name(row["pos"]),
             row.get("class", ""),
             {lang: row[lang] for lang in languages if row.get(lang)},
             {

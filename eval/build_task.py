@@ -103,11 +103,12 @@ def run_build_task(
         raise InputError(_nothing_left(out, sources, dropped))
     draft.write(kept, out)
     task = read_task(out / TASK)
+    reasons = Counter(d.reason for d in dropped)
     counts = {
         "sources": sources.counts,
         "quarantined": len(sources.bad),
         "candidates": n_candidates,
-        "dropped": dict(sorted(Counter(d.reason for d in dropped).items())),
+        "dropped": dict(sorted(reasons.items())),
         "concepts": len(task.concepts),
         "concepts_by_pos": dict(sorted(Counter(c.pos for c in task.concepts).items())),
         "classes": len({(c.pos, c.cls) for c in task.concepts}),
@@ -116,6 +117,8 @@ def run_build_task(
         "judged_right": sum(v.right for v in verdicts),
     }
     log.info("build-task: %d concepts of %d candidates", len(task.concepts), n_candidates)
+    if dropped:
+        log.info("build-task: dropped, see dropped.tsv: %s", _listed(reasons))
     if sources.bad:
         log.warning("build-task: %d bad lines, see quarantine.tsv", len(sources.bad))
     run.finish(counts)
@@ -141,13 +144,19 @@ def _drop_failing(
     return [c for c in candidates if c.id not in failing]
 
 
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name}: {n}" for name, n in counts.most_common())
+
+
 def _nothing_left(out: Path, sources: Sources, dropped: Sequence[Dropped]) -> str:
-    reasons = Counter(d.reason for d in dropped).most_common()
-    listed = ", ".join(f"{reason}: {n}" for reason, n in reasons) or "no candidate at all"
-    example = next((f" ({d.detail})" for d in dropped if d.reason == reasons[0][0]), "")
+    reasons = Counter(d.reason for d in dropped)
+    listed = _listed(reasons) or "no candidate at all"
+    common = max(reasons, key=lambda reason: reasons[reason], default="")
+    example = next((f" ({common}: {d.detail})" for d in dropped if d.reason == common), "")
+    pairs = _listed(Counter(f"{e.source_lang}-{e.target_lang}" for _, e in sources.entries))
     return (
-        f"build-task: no concept is left of {len(sources.entries)} entries and "
-        f"{len(sources.listed)} listed concepts; {len(sources.bad)} lines could not be read; "
+        f"build-task: no concept is left of {len(sources.entries)} entries ({pairs or 'none'}) "
+        f"and {len(sources.listed)} listed concepts; {len(sources.bad)} lines could not be read; "
         f"dropped: {listed}{example}. See {out / 'dropped.tsv'} and look at build_task.languages, "
         "pos, back_translation and the limits"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,21 +45,16 @@ def summarise_chrf(directions: Directions, bootstrap: Bootstrap) -> dict[str, An
     n = len(directions[names[0]][0])
     sentences = [f"{i:09d}" for i in range(n)]
     summary: dict[str, Any] = {"directions": {name: {"n": n} for name in names}, "signatures": {}}
-    columns = []
-    for hypotheses, references in directions.values():
-        columns.append(sentence_scores(hypotheses, references)["chrf"])
-    values = np.array(columns).T
-
-    def means(weights: Floats) -> Floats:
-        return weighted_means(values, weights)
-
-    measures = {"sentence_chrf": means}
+    measures: dict[str, Callable[[Floats], Floats]] = {}
     for name, metric in make_metrics().items():
         counts = []
         for hypotheses, references in directions.values():
             # sacrebleu's bootstrap adds up the same counts, but with a fixed level and own draws.
             found = metric._extract_corpus_statistics(list(hypotheses), [list(references)])
             counts.append(np.array(found, dtype=np.float64))
+        if name == "chrf":
+            alone = [[metric._compute_f_score(row) for row in c.tolist()] for c in counts]
+            measures["sentence_chrf"] = functools.partial(weighted_means, np.array(alone).T)
 
         def corpus(weights: Floats, metric: Any = metric, counts: Any = counts) -> Floats:
             scores = [[metric._compute_f_score(row) for row in (weights @ c).tolist()]

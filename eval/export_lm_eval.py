@@ -19,14 +19,14 @@ from typing import Any
 import yaml
 
 from eval.export_settings import ExportLmEvalSettings
-from eval.items import Item, plan_items
+from eval.items import Item, plan_items, read_doc_freq
 from eval.questions import draw_examples
 from eval.settings import EvaluateSettings, Form
 from mining.common.errors import InputError
 from mining.common.files import write_text
 from mining.common.logs import log
 from mining.common.seeds import generator
-from mining.common.stage import FilesInput, begin, settings_dict
+from mining.common.stage import FilesInput, Input, StageInput, begin, settings_dict
 from mining.common.task import Task, read_task, task_files
 
 LOADER = "pivots_words"
@@ -70,21 +70,31 @@ FORM_TITLES: dict[Form, str] = {
 
 
 def run_export(
-    settings: ExportLmEvalSettings, evaluate: EvaluateSettings, out: Path, task: Path, seed: int
+    settings: ExportLmEvalSettings,
+    evaluate: EvaluateSettings,
+    out: Path,
+    task: Path,
+    words: Path | None,
+    seed: int,
 ) -> None:
     """Write the task file `task` to `out`, with draw `settings.draw` of `evaluate`'s examples.
 
-    The items are those of `evaluate`, without identical words and those without distractors.
+    The items are those of `evaluate`, without identical words and those without distractors;
+    `words` is the folder of the words stage, read only where `evaluate.min_doc_freq` is set.
     Candidates stand in an order drawn from `seed`, so that the place of the right one says nothing.
     Raises InputError where a prompt ends with white space, which the harness would move.
     """
     content = read_task(task)
-    record = {**settings_dict(settings), "examples": evaluate.examples, "seed": seed}
-    run = begin("export-lm-eval", out, record, {"task": FilesInput(task_files(task))})
+    record = {**settings_dict(settings), "evaluate": settings_dict(evaluate), "seed": seed}
+    inputs: dict[str, Input] = {"task": FilesInput(task_files(task))}
+    if words is not None and evaluate.min_doc_freq is not None:
+        inputs["words"] = StageInput(words, "words")
+    doc_freq = read_doc_freq(words, evaluate.min_doc_freq)
+    run = begin("export-lm-eval", out, record, inputs)
     if run is None:
         return
-    prefix = re.sub(r"\W+", "_", content.name, flags=re.ASCII).strip("_").lower()
-    plan = plan_items(content, settings.max_items, None, None)
+    prefix = re.sub(r"\W+", "_", content.name, flags=re.ASCII).strip("_").lower() or "words"
+    plan = plan_items(content, evaluate.max_items, doc_freq, evaluate.min_doc_freq)
     metadata = {
         "version": content.version,
         "task": content.name,

@@ -33,6 +33,16 @@ MAX_SHOWN_CHARS = 300
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirection is an error: urllib would send the key on to wherever it leads."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
 @dataclass(frozen=True)
 class Question:
     """One item as a question: the choices in their order, one of which is right."""
@@ -112,6 +122,13 @@ def ask(task: Task, settings: JudgeSettings, cache: Path) -> list[Verdict]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    unread = [verdict.answer for verdict in verdicts if verdict.picked is None]
+    if unread:
+        log.warning(
+            "judge: %d of %d answers name none of the choices, the first is %r; if that is no "
+            "answer at all, look at build_task.judge.model and max_tokens",
+            len(unread), len(verdicts), unread[0][:MAX_SHOWN_CHARS],
+        )  # fmt: skip
     return verdicts
 
 
@@ -134,7 +151,13 @@ class _Endpoint:
         self.settings = settings
         self.url = settings.url.rstrip("/") + "/chat/completions"
         self.cache = cache
-        self.key = os.environ.get(settings.key_variable, "")
+        # A key read from a file often ends with a line feed, which no header may hold.
+        self.key = os.environ.get(settings.key_variable, "").strip()
+        if not all("!" <= char <= "~" for char in self.key):
+            raise InputError(
+                f"the environment variable {settings.key_variable} (build_task.judge.key_variable) "
+                "holds white space or other characters that no key has"
+            )
 
     def answer(self, prompt: str) -> str:
         request = {
@@ -164,17 +187,18 @@ class _Endpoint:
             message = urllib.request.Request(self.url, body, headers, method="POST")
             asked = None
             try:
-                with urllib.request.urlopen(
-                    message, timeout=self.settings.timeout_seconds
-                ) as reply:
+                with _OPENER.open(message, timeout=self.settings.timeout_seconds) as reply:
                     return json.loads(reply.read())
             except urllib.error.HTTPError as error:
-                said = error.read().decode("utf-8", "replace")[:MAX_SHOWN_CHARS]
+                said = error.read().decode("utf-8", "replace")
+                if self.key:  # some servers repeat what they were sent
+                    said = said.replace(self.key, "...")
+                said = error.headers.get("Location") or said[:MAX_SHOWN_CHARS]
                 trouble = f"status {error.code}: {said}"
                 if error.code not in PASSING:
                     raise InputError(f"{self.url}: {trouble}{self._hint(error.code)}") from None
                 asked = error.headers.get("Retry-After")
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # no JSON, or not even UTF-8
                 raise InputError(f"{self.url}: the reply is no JSON ({error})") from None
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 trouble = str(getattr(error, "reason", None) or error or type(error).__name__)
@@ -190,6 +214,8 @@ class _Endpoint:
         )
 
     def _hint(self, status: int) -> str:
+        if 300 <= status < 400:
+            return ". That is a redirection; set build_task.judge.url to where it leads"
         if status not in (401, 403):
             return ""
         state = "is not set" if not self.key else "is refused"

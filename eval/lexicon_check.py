@@ -108,11 +108,13 @@ def _report(task: Task, arguments: argparse.Namespace) -> None:
     if pivot not in task.languages:
         raise InputError(f"--pivot {pivot}: the task has {', '.join(task.languages)}")
     index = LexiconIndex(read_folder(arguments.lexicons))
-    results = [
-        agreement(task, index, pivot, lang)
-        for lang in task.languages
-        if lang != pivot and (pivot, lang) in index.language_pairs()
-    ]
+    results = [agreement(task, index, pivot, lang) for lang in task.languages if lang != pivot]
+    if not any(result.known for result in results):
+        others = ", ".join(result.lang for result in results)
+        raise InputError(
+            f"{arguments.lexicons}: no dictionary knows a word of the task, expected some of "
+            f"{pivot} and {others}"
+        )
     for result in results:
         for concept, listed in result.disagreements:
             forms = folded_forms(concept, result.lang)

@@ -46,10 +46,6 @@ class LexiconIndex:
         words = self._links.setdefault((source_lang, target_lang), {})
         words.setdefault(source, set()).add(target)
 
-    def language_pairs(self) -> Set[tuple[str, str]]:
-        """The ordered pairs of languages that have links; each stands in both orders."""
-        return self._links.keys()
-
     def translations(self, source_lang: str, target_lang: str, word: str) -> Set[str]:
         """Folded words of `target_lang` linked to `word`; empty where it is not known."""
         words = self._links.get((source_lang, target_lang), {})

@@ -28,7 +28,9 @@ from mining.common.errors import InputError
 Format = Literal["pairs", "table", "cedict", "wiktextract", "concepts"]
 FORMATS: tuple[str, ...] = get_args(Format)
 TABLE_HEADER = ("source", "target", "pos", "sense")
+LIST_HEADER = ("id", "pos", "class")
 MAX_RAW_CHARS = 500
+MAX_SHOWN_CHARS = 80
 MAX_GLOSS_WORDS = 6
 
 # What dictionaries call the parts of speech; others are kept as they are, in lower case.
@@ -100,24 +102,36 @@ def languages_of(path: Path) -> tuple[str, str] | None:
 
 
 def detect_format(path: Path) -> str:
-    """The format of a file, by its first line that is no comment; InputError for an empty file."""
-    for _, line in read_lines(path):
+    """The format of a file, by its first line that is no comment.
+
+    Raises InputError where there is no such line, or it is of none of the formats.
+    """
+    for number, line in read_lines(path):
         if isinstance(line, BadLine):
-            continue
+            raise InputError(f"{path}:{number}: {line.reason}; save the file as UTF-8")
         if line.startswith("#"):
             if "CC-CEDICT" in line:
                 return "cedict"
             continue
         if not line.strip():
             continue
-        columns = tuple(line.split("\t"))
+        columns = tuple(map(tidy, line.split("\t")))
         if line.lstrip().startswith("{"):
             return "wiktextract"
         if columns == TABLE_HEADER:
             return "table"
-        if columns[:3] == ("id", "pos", "class"):
+        if set(LIST_HEADER) <= set(columns):
             return "concepts"
-        return "cedict" if _CEDICT.match(line) else "pairs"
+        if _CEDICT.match(line):
+            return "cedict"
+        if _pair(line) is not None:
+            return "pairs"
+        raise InputError(
+            f"{path}:{number}: found {line[:MAX_SHOWN_CHARS]!r}, expected two words, a "
+            f"tab-separated header with {', '.join(TABLE_HEADER)} or with "
+            f"{', '.join(LIST_HEADER)} and languages, CC-CEDICT, or JSON lines; correct the file, "
+            "or give its format"
+        )
     raise InputError(f"{path}: holds no line to tell its format by")
 
 
@@ -166,12 +180,17 @@ def _read_pairs(path: Path, source_lang: str, target_lang: str) -> Iterator[Entr
             continue
         if not line.strip():
             continue
-        # A tab allows for spaces inside the words.
-        parts = [tidy(part) for part in (line.split("\t") if "\t" in line else line.split())]
-        if len(parts) != 2 or not all(parts):
-            yield bad_line(number, f"found {len(parts)} column(s), expected two words", line)
+        pair = _pair(line)
+        if pair is None:
+            yield bad_line(number, "expected two words between white space or a tab", line)
             continue
-        yield Entry(source_lang, parts[0], target_lang, parts[1], "", 1, "")
+        yield Entry(source_lang, pair[0], target_lang, pair[1], "", 1, "")
+
+
+def _pair(line: str) -> tuple[str, str] | None:
+    # A tab allows for spaces inside the words.
+    parts = [tidy(part) for part in (line.split("\t") if "\t" in line else line.split())]
+    return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
 
 
 def _read_table(path: Path, source_lang: str, target_lang: str) -> Iterator[Entry | BadLine]:
@@ -193,7 +212,7 @@ def _read_table(path: Path, source_lang: str, target_lang: str) -> Iterator[Entr
         elif not re.fullmatch(r"[1-9][0-9]*", fields[3]):
             yield bad_line(number, f"sense is {fields[3]!r}, expected a number from 1", line)
         else:
-            pos = _pos(fields[2])
+            pos = pos_name(fields[2])
             yield Entry(source_lang, source, target_lang, target, pos, int(fields[3]), "")
 
 
@@ -225,7 +244,7 @@ def _read_wiktextract(path: Path, gloss_lang: str) -> Iterator[Entry | BadLine]:
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             yield bad_line(number, f"not valid JSON ({error})", line)
             continue
         try:
@@ -241,7 +260,7 @@ def _wiktextract_entries(record: dict[str, Any], gloss_lang: str) -> Iterator[En
     if "word" not in record or not record.get("lang_code"):
         return  # redirects and thesaurus pages
     word, lang = tidy(record["word"]), _code(record["lang_code"])
-    pos = _pos(record.get("pos") or "")
+    pos = pos_name(record.get("pos") or "")
     senses = record.get("senses") or []
     labels: dict[str, int] = {}
     translations = list(record.get("translations") or [])
@@ -273,7 +292,8 @@ def _wiktextract_entries(record: dict[str, Any], gloss_lang: str) -> Iterator[En
                 yield Entry(lang, word, gloss_lang, target, pos, number, "")
 
 
-def _pos(text: str) -> str:
+def pos_name(text: str) -> str:
+    """A part of speech as tasks name it; names that are not known stay, in lower case."""
     text = text.strip().lower()
     return POS.get(text, text)
 

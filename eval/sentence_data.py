@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,9 +87,10 @@ def read_sentences(settings: SentencesSettings) -> tuple[Sentences, int]:
 def _lines(path: Path) -> list[str]:
     """Lines without their ends. Only line feeds part lines: a sentence may hold U+2028."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+        number = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
     lines = text.removesuffix("\n").split("\n")
     return [line.removesuffix("\r") for line in lines]
 
@@ -107,6 +109,14 @@ def _read_lines(path: Path) -> list[str]:
 def _read_tsv(settings: SentencesSettings, path: Path) -> Sentences:
     lines = _lines(path)
     header = lines[0].split("\t")
+    if not lines[0].strip():
+        raise InputError(f"{path}:1: no header, expected a column for each language")
+    if "id" in settings.languages and "id" not in settings.files:
+        # Such tables, ours among them, number their lines in it.
+        raise InputError(
+            f"{path}:1: a column 'id' is not taken for Indonesian by its name alone; name the "
+            "column of Indonesian in sentences.files, {id: ...}"
+        )
     columns: dict[str, int] = {}
     for lang in settings.languages:
         name = settings.files.get(lang, lang)

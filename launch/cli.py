@@ -94,8 +94,9 @@ def _export_lm_eval(arguments: list[str]) -> int:
     from eval.export_lm_eval import run_export
     from launch.pipeline import Plan
 
-    task = Plan(config).task
-    run_export(config.export_lm_eval, config.evaluate, Path(folder), task, config.seed)
+    plan, evaluate = Plan(config), config.evaluate
+    words = plan.folder("words") if evaluate.min_doc_freq is not None else None
+    run_export(config.export_lm_eval, evaluate, Path(folder), plan.task, words, config.seed)
     print(f"{folder}: see its README.md for the command")
     return 0
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eval.build_draft import distractors_at_least
 from eval.build_filters import add_classes
 from eval.build_settings import BuildTaskSettings, JudgeSettings, LexiconSource
 from eval.build_sources import is_single_word
@@ -67,6 +68,23 @@ def test_list_of_a_new_language(tmp_path: Path) -> None:
     assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
 
 
+def test_lists_as_people_write_them(tmp_path: Path) -> None:
+    """A byte order mark, line ends of Windows, other names of parts of speech, other columns."""
+    plain = GERMAN.read_text("utf-8")
+    theirs = tmp_path / "theirs.tsv"
+    changed = plain.replace("\tnoun\t", "\tNoun\t").replace("\n", "\r\n")
+    theirs.write_bytes(b"\xef\xbb\xbf" + changed.encode())
+    for name, path in (("a", GERMAN), ("b", theirs)):
+        build(tmp_path / name, [path], languages=EN_DE)
+    tables = [(tmp_path / name / "concepts.tsv").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+    with pytest.raises(InputError, match=r"german\.tsv: no column es with words"):
+        build(tmp_path / "c", [GERMAN], languages={"en": "English", "es": "Spanish"})
+    theirs.write_text(plain.replace("\tde\t", "\ten\t", 1), "utf-8")
+    with pytest.raises(InputError, match=r"theirs\.tsv:1: found the columns .* none twice"):
+        build(tmp_path / "d", [theirs], languages=EN_DE)
+
+
 def write_words(path: Path, pairs: list[tuple[str, str]]) -> Path:
     path.write_text("".join(f"{a} {b}\n" for a, b in pairs), "utf-8")
     return path
@@ -109,9 +127,12 @@ def test_pairs_are_joined_and_what_is_dropped_is_told(pairs: list[Path], tmp_pat
 
 
 def test_nothing_left_says_why(pairs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no concept is left.*part of speech: 13, .* \(word\)"):
+    with pytest.raises(
+        InputError,
+        match=r"en-de: 14, de-en: 13\) .*: 13, .* \(part of speech: word\)",
+    ):
         build(tmp_path / "out", pairs, languages=EN_DE)
-    with pytest.raises(InputError, match=r"too few distractors: 9, beyond.* \(8 in en to de"):
+    with pytest.raises(InputError, match=r"distractors: 9, beyond.* \(too few distractors: 8 in"):
         build(tmp_path / "two", [write_words(pairs[0], [(f"a{c}", f"b{c}") for c in "abcdefghij"])],
               languages=EN_DE, pos=("word",), back_translation=False, min_distractors=9,
               max_concepts=9)  # fmt: skip
@@ -146,6 +167,23 @@ def test_dictionaries_fill_in_and_mark_ambiguity(tmp_path: Path) -> None:
     strict = build(tmp_path / "strict", sources, languages=EN_DE, max_senses=1)
     assert "xa" not in {c.id for c in strict.concepts}
     assert reasons(tmp_path / "strict") == {"no translation": 1, "too many senses": 1}
+
+
+def test_distractors_are_counted_as_readers_of_the_task_take_them(tmp_path: Path) -> None:
+    """Words that many have as an alternative: once they are taken, those others cannot be."""
+    rows = [f"p{i}\tnoun\tthing\tenp{i}\tdep{i}\t" for i in range(9)]
+    rows += [f"m{i}\tnoun\tthing\tenm{i}\tdem{i}\tdep{i % 2}" for i in range(14)]
+    listed = tmp_path / "list.tsv"
+    listed.write_text("\n".join(["id\tpos\tclass\ten\tde\tde_alt", *rows]), "utf-8")
+    task = build(tmp_path / "out", [listed], languages=EN_DE, single_words=False,
+                 min_distractors=0)  # fmt: skip
+    bound = distractors_at_least(task)
+    n = {(a, b, c.id): len(task.distractors(a, b, c))
+         for a, b in task.directions() for c in task.concepts}  # fmt: skip
+    assert min(n.values()) < 9
+    assert all(n[key] >= min(9, bound[key]) for key in n)
+    plain = build(tmp_path / "plain", [GERMAN], languages=EN_DE)
+    assert min(distractors_at_least(plain).values()) >= 9  # so that nothing has to be ordered
 
 
 def write_counts(folder: Path, doc_freq: dict[str, dict[str, int]], pairs: Any = ()) -> Path:
@@ -184,7 +222,7 @@ def test_frequencies_choose_and_filter(pairs: list[Path], tmp_path: Path) -> Non
     rows = [{"lang": "de", "word": "DEa", "doc_freq": 9, "doc_freq_own_lang": 7}]
     write_table(tmp_path / "words" / "words.parquet", pa.Table.from_pylist(rows))
     run.finish({})
-    with pytest.raises(InputError, match=r"rare: 11, .*too few distractors: 1 \(de: "):
+    with pytest.raises(InputError, match=r"rare: 11, .*too few distractors: 1 \(rare: de: "):
         build(tmp_path / "few", pairs, {"words": tmp_path / "words"}, languages=EN_DE,
               pos=("word",), frequencies="words", min_doc_freq={"de": 7})  # fmt: skip
 
@@ -234,7 +272,7 @@ def test_given_classes_stay_and_without_vectors_the_part_of_speech_is_the_class(
     [
         ("dog", True), ("mother-in-law", True), ("aujourd'hui", True), ("コーヒー", True),
         ("हिन्दी", True), ("two words", False), ("-ing", False), ("r2d2", False), ("", False),
-        ("3", False), ("é", True), ("d'", False),
+        ("3", False), ("é", True), ("d'", False), ("می\u200cخواهم", True), ("\u200cخ", False),
     ],
 )  # fmt: skip
 def test_single_words(word: str, expected: bool) -> None:
@@ -246,6 +284,8 @@ def test_single_words(word: str, expected: bool) -> None:
     [
         ({"languages": {"en": "English"}}, "languages"),
         ({"languages": EN_DE, "pivot": "fr"}, "pivot"),
+        ({"languages": {"en": "English", "id": "Indonesian"}}, "languages"),
+        ({"languages": {"en": "English", False: "Norwegian"}}, "languages"),
         ({"min_doc_freq": {"en": 5}}, "frequencies"),
         ({"languages": EN_DE, "frequencies": "count", "min_doc_freq": {"fr": 5}}, "min_doc_freq"),
         ({"max_senses": 0}, "max_senses"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,8 +21,9 @@ from eval.models import load_model
 from eval.prompts import encode_answers
 from eval.settings import EvaluateSettings
 from launch.cli import main
-from mining.common.errors import InputError
-from mining.common.stage import read_manifest
+from mining.common.errors import InputError, SettingsError
+from mining.common.shards import write_table
+from mining.common.stage import begin, read_manifest
 from mining.common.task import Task, read_task
 from tests.conftest import folder_bytes
 from tests.eval.conftest import EOS
@@ -53,7 +56,7 @@ def test_prompts_are_those_of_the_draw_and_the_right_one_stands_anywhere(
     path = word_task(tmp_path / "task", 40, LANGS)
     task = read_task(path)
     out = tmp_path / "out"
-    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, out, path, 7)
+    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, out, path, None, 7)
     for form in ("source", "target"):
         for source, target in task.directions():
             file = f"{form}-{source}-{target}"
@@ -74,7 +77,7 @@ def test_prompts_are_those_of_the_draw_and_the_right_one_stands_anywhere(
                     assert [doc["prompt"]] * 10 == expected
                     assert doc["answers"] == [f" {word}" for word in doc["candidates"]]
     before = folder_bytes(out)
-    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, tmp_path / "again", path, 7)
+    run_export(ExportLmEvalSettings(draw=draw), EVALUATE, tmp_path / "again", path, None, 7)
     assert folder_bytes(tmp_path / "again") == before
     group = yaml.safe_load((out / "made_up_source.yaml").read_text())
     assert group["task"] == [f"made_up_source_{a}_{b}" for a, b in task.directions()]
@@ -88,7 +91,7 @@ def test_the_command_writes_what_the_settings_say(
     path = word_task(tmp_path / "task", 14)
     out = tmp_path / "out"
     more = ["--evaluate.examples", "3", "--export_lm_eval.forms", '["target"]']
-    more += ["--export_lm_eval.max_items", "4"]
+    more += ["--evaluate.max_items", "4"]
     assert main(["export-lm-eval", str(out), "--task", str(path), *more]) == 0
     assert "README.md" in capsys.readouterr().out
     docs = read_lines(out / "target-en-fr.jsonl")
@@ -100,18 +103,37 @@ def test_the_command_writes_what_the_settings_say(
     assert "export-lm-eval: found no folder" in capsys.readouterr().err
 
 
+def test_items_are_those_of_the_evaluation(word_task: Any, tmp_path: Path) -> None:
+    path = word_task(tmp_path / "task", 14)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": "単語"}))
+    words, out = tmp_path / "words", tmp_path / "out"
+    run = begin("words", words, {}, {})
+    assert run is not None
+    rows = [{"concept": f"c{i}", "lang": a, "doc_freq": i} for i in range(14) for a in LANGS[:2]]
+    write_table(words / "words.parquet", pa.Table.from_pylist(rows))
+    run.finish({})
+    evaluate = dataclasses.replace(EVALUATE, min_doc_freq=11)
+    run_export(ExportLmEvalSettings(), evaluate, out, path, words, 0)
+    for form in ("source", "target"):
+        docs = read_lines(out / f"{form}-en-fr.jsonl")
+        assert [doc["concept"] for doc in docs] == ["c11", "c12", "c13"]
+    assert (out / "words_source_en_fr.yaml").is_file()
+    with pytest.raises(SettingsError, match="min_doc_freq"):
+        run_export(ExportLmEvalSettings(), evaluate, tmp_path / "none", path, None, 0)
+
+
 def test_what_the_harness_would_score_otherwise_is_refused(word_task: Any, tmp_path: Path) -> None:
     path = word_task(tmp_path / "task", 14)
     task = json.loads(path.read_text())
     path.write_text(json.dumps(task | {"query": task["query"] + " ", "answer": "{target}"}))
     with pytest.raises(InputError, match=r"a prompt ends with .* expected no white space"):
-        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "out", path, 0)
+        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "out", path, None, 0)
     alone = word_task(tmp_path / "alone", 4)
     lines = (alone.parent / "concepts.tsv").read_text().splitlines()
     rows = [line.replace("noun", f"kind{i}") for i, line in enumerate(lines)]
     (alone.parent / "concepts.tsv").write_text("\n".join(rows) + "\n")
     with pytest.raises(InputError, match="no item to export"):
-        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "none", alone, 0)
+        run_export(ExportLmEvalSettings(), EVALUATE, tmp_path / "none", alone, None, 0)
 
 
 @pytest.fixture
@@ -144,7 +166,7 @@ def test_lm_eval_gives_our_accuracy_item_by_item(model_folder: Path, tmp_path: P
 
     path = tmp_path / "task" / "task.yaml"
     task, out, seed = read_task(path), tmp_path / "out", 3
-    run_export(ExportLmEvalSettings(), EVALUATE, out, path, seed)
+    run_export(ExportLmEvalSettings(), EVALUATE, out, path, None, seed)
     run_evaluate(EVALUATE, tmp_path / "evaluate", str(model_folder), path, None, seed)
     items = {
         (r["source_lang"], r["target_lang"], r["concept"]): r

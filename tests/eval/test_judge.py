@@ -94,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, reply = self.server.script.pop(0) if self.server.script else (200, good)
         self.send_response(status)
         self.send_header("Content-Length", str(len(reply)))
+        if 300 <= status < 400:
+            self.send_header("Location", reply.decode())
         self.end_headers()
         self.wfile.write(reply)
 
@@ -148,6 +150,7 @@ def test_passing_troubles_are_tried_again_and_answers_kept(
         (401, b"who are you", "status 401: who are you. The key in the environment variable"),
         (400, b"no such model", "status 400: no such model"),
         (200, b"<html>", "the reply is no JSON"),
+        (200, b"\xff\xfe", "the reply is no JSON"),
         (200, b'{"choices": []}', "not a chat completion"),
     ],
 )
@@ -159,6 +162,45 @@ def test_refusals_are_errors_at_once(
         ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path)
     assert len(endpoint.seen) <= 3
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_key_goes_to_the_endpoint_and_nowhere_else(
+    endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = judge_settings(endpoint.server_port, key_variable="MY_KEY", workers=1)
+    # What a file ends with is no part of the key; a server that repeats it does not tell us more.
+    monkeypatch.setenv("MY_KEY", "secret-key\n")
+    endpoint.script = [(401, b"no such key: secret-key")] * 3
+    with pytest.raises(InputError, match=r"no such key: \.\.\.\. The key .* is refused"):
+        ask(task, settings, tmp_path)
+    assert endpoint.seen[0][1]["Authorization"] == "Bearer secret-key"
+    # http.client would show a key that no header can hold in its own error.
+    for key in ("secret\nkey", "sécret"):
+        monkeypatch.setenv("MY_KEY", key)
+        with pytest.raises(InputError, match="variable MY_KEY") as error:
+            ask(task, settings, tmp_path)
+        assert key not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_redirections_are_not_followed(
+    endpoint: _Server, task: Task, tmp_path: Path, status: int
+) -> None:
+    other = f"http://localhost:{endpoint.server_port}/other"
+    endpoint.script = [(status, other.encode())] * 3
+    with pytest.raises(InputError, match=r"/other\. That is a redirection; set build_task"):
+        ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path)
+    assert {path for path, _, _ in endpoint.seen} == {"/v1/chat/completions"}
+
+
+def test_answers_that_are_none_are_told(
+    endpoint: _Server, task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that thinks first may have no words left for the answer."""
+    empty = json.dumps({"choices": [{"message": {"content": None}}]}).encode()
+    endpoint.script = [(200, empty)] * 3
+    ask(task, judge_settings(endpoint.server_port), tmp_path)
+    assert "3 of 22 answers name none of the choices, the first is ''" in caplog.text
 
 
 def test_silence_is_an_error_after_the_last_attempt(task: Task, tmp_path: Path) -> None:

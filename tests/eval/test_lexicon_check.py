@@ -106,3 +106,6 @@ def test_command_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     assert "en-fr.tsv:2: sense is 'x'" in capsys.readouterr().err
     assert main([path, "--lexicons", str(tmp_path), "--pivot", "de"]) == 3
     assert "--pivot de" in capsys.readouterr().err
+    (tmp_path / "en-fr.tsv").write_text("source\ttarget\tpos\tsense\nqqq\trrr\tnoun\t1\n")
+    assert main([path, "--lexicons", str(tmp_path)]) == 3
+    assert "no dictionary knows a word of the task" in capsys.readouterr().err

@@ -201,6 +201,16 @@ def test_damaged_and_nameless_files_are_errors(tmp_path: Path) -> None:
     empty.write_text("\n# only this\n")
     with pytest.raises(InputError, match="no line to tell"):
         detect_format(empty)
+    other = tmp_path / "other"
+    for line in ("id,pos,class,en,es", "id\tpos\ten\tes", "three words here"):
+        other.write_text(line + "\n", "utf-8")
+        with pytest.raises(InputError, match=r"other:1: found '.*expected two words, "):
+            detect_format(other)
+    other.write_bytes("id\tpos\tclass\ten".encode("utf-16"))
+    with pytest.raises(InputError, match=r"other:1: not UTF-8 .*save the file as UTF-8"):
+        detect_format(other)
+    other.write_text("\ufeffpos\tclass\ten \tid\r\n", "utf-8")
+    assert detect_format(other) == "concepts"
     with pytest.raises(InputError, match="expected the header"):
         entries(empty, "table", "en", "de")
 

@@ -77,8 +77,9 @@ def test_damaged_folders_are_named(tmp_path: Path, files: dict[str, str], messag
         (b"en\tzh\nA\tB\n", r"s\.tsv:1: no column 'fr' .* among en, zh"),
         (b"en\tfr\nA\tB\nC\n", r"s\.tsv:3: found 1 columns, expected 2"),
         (b"en\tfr\nA\tB\nC\t \n", r"s\.tsv:3: the sentence of 'fr' is empty"),
-        (b"en\tfr\nA\t\xff\n", r"s\.tsv: not UTF-8 at byte 8"),
+        (b"en\tfr\nA\t\xff\n", r"s\.tsv:2: not UTF-8"),
         (b"en\tfr\n", "found 0 sentences"),
+        (b"", r"s\.tsv:1: no header"),
     ],
 )
 def test_damaged_tables_are_named(tmp_path: Path, text: bytes, message: str) -> None:
@@ -86,6 +87,15 @@ def test_damaged_tables_are_named(tmp_path: Path, text: bytes, message: str) -> 
     path.write_bytes(text)
     with pytest.raises(InputError, match=message):
         read_sentences(SentencesSettings(str(path), languages=("en", "fr")))
+
+
+def test_a_column_of_numbers_is_not_taken_for_indonesian(tmp_path: Path) -> None:
+    path = tmp_path / "s.tsv"
+    path.write_text("id\ten\tindo\n1\tA\tB\n2\tC\tD\n")
+    with pytest.raises(InputError, match=r"s\.tsv:1: a column 'id' .* sentences\.files"):
+        read_sentences(SentencesSettings(str(path), languages=("en", "id")))
+    settings = SentencesSettings(str(path), languages=("en", "id"), files={"id": "indo"})
+    assert read_sentences(settings)[0]["id"] == ["B", "D"]
 
 
 def test_missing_places_are_named(tmp_path: Path) -> None:
