@@ -280,6 +280,8 @@ def begin(
     code version, and removed otherwise; what differs is logged. BusyError if another process holds
     the folder.
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; choose a folder that is empty or not there yet")
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not any((out / name).exists() for name in (MANIFEST, WORK, LOCK)):
         raise InputError(f"{out}: holds files that no stage wrote; choose an empty folder")

@@ -146,6 +146,8 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        begin("count", tmp_path / "precious.txt", {}, {})
     with pytest.raises(InputError, match="no stage wrote"):
         begin("count", tmp_path, {}, {})
     assert (tmp_path / "precious.txt").read_text() == "mine"
