@@ -46,6 +46,8 @@ from mining.pieces import Piece, count_pieces, map_array, read_pieces, save_arra
 from mining.settings import CountSettings, EngineSettings
 from mining.tasks import run_tasks
 
+# A block's bit-rows of one tile, 64 bytes a document, should stay in the cache.
+BLOCK_DOCUMENTS = 1 << 16
 BLOCK_POSTINGS = 1 << 25
 MAX_MERGE_TASKS = 64
 PAIRS_SCHEMA = pa.schema(
@@ -219,10 +221,10 @@ def _write_items(
 def _blocks(
     source: Source, item_of: npt.NDArray[np.int32], n_items: int, rank: int, world: int
 ) -> Iterator[Block]:
-    """A task's documents in blocks of about BLOCK_POSTINGS postings, so that memory is bounded."""
+    """A task's documents in blocks of bounded size."""
     items: list[npt.NDArray[np.uint32]] = []
     offsets = [np.zeros(1, dtype=np.int64)]
-    n_held = 0
+    n_held = n_documents = 0
     for piece in read_pieces(source.shards, source.n_ids, rank, world):
         found, ends = unique_items(
             piece.tokens, piece.offsets, _kept(piece, source.sources), item_of, n_items
@@ -230,9 +232,10 @@ def _blocks(
         items.append(found)
         offsets.append(ends[1:] + n_held)
         n_held += len(found)
-        if n_held >= BLOCK_POSTINGS:
+        n_documents += len(ends) - 1
+        if n_held >= BLOCK_POSTINGS or n_documents >= BLOCK_DOCUMENTS:
             yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
-            items, offsets, n_held = [], [np.zeros(1, dtype=np.int64)], 0
+            items, offsets, n_held, n_documents = [], [np.zeros(1, dtype=np.int64)], 0, 0
     if n_held:
         yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
 
