@@ -35,16 +35,17 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """The documents: JSONL (plain, .gz, .zst) or Parquet files.
+    """The documents: JSONL (plain, .gz, .zst), Parquet, or Hugging Face datasets.
 
     Attributes:
-        path: folder or file, local or any fsspec URL; null means the generated world.
+        path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
+            means the generated world.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
-            *.json.gz, *.json.zst, *.ndjson and *.parquet.
+            *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk).
         languages: the languages to keep, by code; documents in others are dropped (and counted).
             Empty keeps all.
         text_field: field of the document's text; a dot leads into nested objects.
-        id_field: field of the document's id, unique in the corpus.
+        id_field: field of the document's id, unique in the corpus; null makes one of file and line.
         lang_field: field of its language, a code of letters, digits, "-" and "_"; null, or a
             document without it, means it is identified.
         source_field: field of its source; a document without it gets the name of its file.
@@ -59,7 +60,7 @@ class CorpusSettings:
     glob: str | None = None
     languages: tuple[str, ...] = ()
     text_field: str = "text"
-    id_field: str = "id"
+    id_field: str | None = "id"
     lang_field: str | None = "lang"
     source_field: str = "source"
     group_field: str | None = None
