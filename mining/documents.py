@@ -20,7 +20,7 @@ import orjson
 
 from mining.common.errors import InputError
 from mining.lines import KEPT_BYTES, Damage, LongRecord, decompress, split_lines
-from mining.remote import HashingStream, file_stamp, hash_file, open_filesystem
+from mining.remote import HashingStream, hash_file, open_filesystem
 from mining.row_files import ROW_SUFFIXES, BadRow, read_rows
 from mining.settings import CorpusSettings
 
@@ -64,39 +64,6 @@ class Rejected:
     raw: bytes
     n_bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class CorpusInput:
-    """The corpus as a stage's input (see mining.common.stage.Input).
-
-    Its files are hashed while they are read; before that a file is known by size and time.
-    """
-
-    settings: CorpusSettings
-
-    def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
-        known = (recorded or {}).get("files", {})
-        stamps = (run or {}).get("files", {})
-        result: dict[str, Any] = {}
-        files = list_documents(self.settings)
-        for name, stamp in _stamps(files).items():
-            before = known.get(name, {})
-            if before and stamps.get(name) == stamp:
-                result[name] = before
-            elif "sha256" in before and before["bytes"] == stamp[0]:
-                result[name] = {"bytes": stamp[0], "sha256": hash_file(files[name])}
-            else:
-                result[name] = {"bytes": stamp[0], "modified": stamp[1]}
-        return {"files": result}
-
-    def location(self) -> Any:
-        return {"path": self.settings.path, "files": _stamps(list_documents(self.settings))}
-
-
-def _stamps(files: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Size and version mark of each file (name -> path)."""
-    return {name: file_stamp(path) for name, path in files.items()}
 
 
 def list_documents(corpus: CorpusSettings) -> dict[str, str]:
