@@ -11,6 +11,7 @@ from typing import Literal
 
 from mining.common.errors import check_setting
 from mining.common.stage import engine_setting, path_setting
+from mining.token_settings import TokenFilesSettings
 
 
 @dataclass(frozen=True)
@@ -31,50 +32,6 @@ class EngineSettings:
     def worker_count(self) -> int:
         """The number of worker processes to use on this machine."""
         return self.workers or len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True)
-class TokenFilesSettings:
-    """Documents that are token ids already: the files under corpus.path hold ids, not text.
-
-    Attributes:
-        layout: ds (datatrove: NAME.ds with NAME.ds.index), memmap (raw ids, each document with an
-            end-of-text id behind it), sequences (raw ids in pieces of sequence_length, as OLMo
-            trains on them); null means that corpus.path holds text.
-        dtype: type of the ids; null means uint16 where the tokenizer's vocabulary fits it.
-        separator: the id behind each document; null means the tokenizer's end-of-text.
-        files: ordered list of the token files for sequences, relative to corpus.path or whole URLs:
-            a text file of one a line, or an OLMo training config (.yaml, its data.paths); null
-            takes the files found, by name.
-        sequence_length: tokens of a sequence; a file's last tokens that fill none are left out.
-        order: OLMo's global_indices.npy: sequence numbers (uint32, no header) in the order of
-            training; null takes the sequences as they lie.
-        first_step: training steps done before the first sequence that is wanted.
-        steps: training steps whose sequences are wanted; null means all that are left.
-        step_sequences: sequences of one training step.
-    """
-
-    layout: Literal["ds", "memmap", "sequences"] | None = None
-    dtype: Literal["uint16", "uint32"] | None = None
-    separator: int | None = None
-    files: str | None = path_setting()
-    sequence_length: int = 2048
-    order: str | None = path_setting()
-    first_step: int = 0
-    steps: int | None = None
-    step_sequences: int = 2048
-
-    def __post_init__(self) -> None:
-        for key in ("files", "order"):
-            ok = getattr(self, key) is None or self.layout == "sequences"
-            check_setting(self, key, ok, "null unless layout is sequences")
-        check_setting(self, "first_step", self.first_step >= 0, "at least 0")
-        check_setting(self, "steps", self.steps is None or self.steps >= 1, "at least 1, or null")
-        for key in ("sequence_length", "step_sequences"):
-            check_setting(self, key, getattr(self, key) >= 1, "at least 1")
-        check_setting(
-            self, "separator", self.separator is None or self.separator >= 0, "an id, or null"
-        )
 
 
 @dataclass(frozen=True)
@@ -176,24 +133,47 @@ class TokenizeSettings:
         check_setting(self, "word_min_doc_freq", self.word_min_doc_freq >= 1, "at least 1")
 
 
+MAX_ITEMS = 1 << 17
+
+
 @dataclass(frozen=True)
 class CountSettings:
-    """Counts in how many documents each pair of items stands together, exactly.
+    """Counts in how many documents, or how often in windows, two items stand together, exactly.
 
     Attributes:
         unit: items are token ids, or word ids (needs tokenize.words).
+        vocabulary: file that names the items, one a line: words, or token ids; null takes the
+            top_items.
         top_items: number of items: the ones in the most documents, ties by id.
+        context: where two items stand together: in one document, in one sequence (a document's
+            consecutive pieces of at most sequence_length tokens, each counted like a document), or
+            within a window of tokens (pivots need one of the others).
+        sequence_length: most tokens of a sequence.
+        window: most tokens from one item to the other, where context is window.
+        directed: count the pair (i, j) only where i stands first; else (i, j) with i <= j.
+        weights: of distances in a window: flat, or harmonic (1 / distance; the sums are whole
+            numbers, to be divided by the `divisor` in the manifest).
         sources: count only documents of these sources; empty takes all.
         map_tasks: pieces the shards are divided into; null means one a worker.
     """
 
     unit: Literal["token", "word"] = "token"
+    vocabulary: str | None = path_setting()
     top_items: int = 8192
+    context: Literal["document", "sequence", "window"] = "document"
+    sequence_length: int = 2048
+    window: int = 10
+    directed: bool = False
+    weights: Literal["flat", "harmonic"] = "flat"
     sources: tuple[str, ...] = ()
     map_tasks: int | None = engine_setting()
 
     def __post_init__(self) -> None:
-        check_setting(self, "top_items", 2 <= self.top_items <= 1 << 17, "between 2 and 131072")
+        check_setting(self, "top_items", 2 <= self.top_items <= MAX_ITEMS, "between 2 and 131072")
+        check_setting(self, "sequence_length", self.sequence_length >= 2, "at least 2")
+        # More harmonic weights, as whole numbers, would soon overflow 64 bits.
+        most = 40 if self.weights == "harmonic" else 1 << 15
+        check_setting(self, "window", 1 <= self.window <= most, f"between 1 and {most}")
         check_setting(
             self, "map_tasks", self.map_tasks is None or self.map_tasks >= 1, "at least 1, or null"
         )

@@ -17,7 +17,8 @@ import yaml
 from mining.common.errors import InputError, SettingsError
 from mining.documents import list_files
 from mining.remote import open_filesystem
-from mining.settings import CorpusSettings, TokenFilesSettings
+from mining.settings import CorpusSettings
+from mining.token_settings import TokenFilesSettings
 
 DS_SUFFIXES = (".ds",)
 RAW_SUFFIXES = (".npy", ".bin", ".ds")

@@ -33,11 +33,11 @@ from mining.settings import (
     EngineSettings,
     MixSettings,
     ScoreSettings,
-    TokenFilesSettings,
     TokenizerSettings,
     TokenizeSettings,
     WordsSettings,
 )
+from mining.token_settings import TokenFilesSettings
 from mining.tokenize import run_tokenize
 from mining.train_tokenizer import run_tokenizer
 from mining.words import run_words
