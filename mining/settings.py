@@ -122,11 +122,14 @@ class TokenizeSettings:
         words: also segment the text into words (ICU) and write word-id shards.
         max_words: size of the word vocabulary, by document frequency; rarer words get the id 0.
         word_min_doc_freq: words in fewer documents get the id 0.
+        near_duplicates: also drop documents of nearly the same words as an earlier one, by MinHash:
+            about 80% common runs of five words. Reads and segments the text once more.
     """
 
     words: bool = False
     max_words: int = 1_000_000
     word_min_doc_freq: int = 2
+    near_duplicates: bool = False
 
     def __post_init__(self) -> None:
         check_setting(self, "max_words", self.max_words >= 1, "at least 1")

@@ -16,7 +16,7 @@ import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,8 @@ def run_tokenize(
 
     fingerprint = load_tokenizer(tokenizer).fingerprint
     verdicts = _find_duplicates(parts, len(readers), corpus.deduplicate)
+    if settings.near_duplicates:
+        verdicts = _drop_near_duplicates(verdicts, readers, corpus, run.work, engine)
     reports = []
     for k, reader in enumerate(readers):
         report = read_json(parts / f"{k:05d}.json")
@@ -225,11 +227,12 @@ def _part_table(batch: list[tuple[Record, str]], tokens: list[npt.NDArray[np.uin
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one file's records: `keep` bool [n]; `same_id`, `same_text`: rows that stood before."""
+    """Of one part's records: `keep` bool [n] and, as rows, those that are not kept by rule."""
 
     keep: npt.NDArray[np.bool_]
     same_id: list[int]
     same_text: list[int]
+    near_text: list[int]
 
 
 def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdict]:
@@ -246,9 +249,46 @@ def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdi
     for start, end in itertools.pairwise(borders):
         ids, texts = bad_id[start:end], bad_text[start:end]
         verdicts.append(
-            Verdict(~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist())
+            Verdict(
+                ~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist(), []
+            )
         )
     return verdicts
+
+
+def _drop_near_duplicates(
+    verdicts: list[Verdict],
+    readers: list[Reader],
+    corpus: CorpusSettings,
+    work: Path,
+    engine: EngineSettings,
+) -> list[Verdict]:
+    from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
+
+    masks = [verdict.keep for verdict in verdicts]
+    texts = partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
+    found = find_near_duplicates(len(readers), texts, work / "near", engine)
+    changed = []
+    for verdict, places in zip(verdicts, found, strict=True):
+        rows = np.flatnonzero(verdict.keep)[places]
+        keep = verdict.keep.copy()
+        keep[rows] = False
+        changed.append(replace(verdict, keep=keep, near_text=rows.tolist()))
+    return changed
+
+
+def _kept_texts(
+    k: int, readers: list[Reader], corpus: CorpusSettings, masks: list[npt.NDArray[np.bool_]]
+) -> Iterator[str]:
+    """The texts of a part's documents that are kept so far."""
+    good = _keep_records(readers[k], corpus, _no_report(), [], lambda _: None)
+    for row, (record, _) in enumerate(good):
+        if masks[k][row]:
+            yield record.text
+
+
+def _no_report() -> dict[str, Any]:
+    return defaultdict(Counter, records=0, languages_identified=0)
 
 
 def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -265,8 +305,7 @@ def _requarantine(verdict: Verdict, reader: Reader, corpus: CorpusSettings) -> I
     if not verdict.same_id:
         return
     wanted = set(verdict.same_id)
-    report: dict[str, Any] = defaultdict(Counter, records=0, languages_identified=0)
-    good = _keep_records(reader, corpus, report, [], lambda _: None)
+    good = _keep_records(reader, corpus, _no_report(), [], lambda _: None)
     for row, (record, _) in enumerate(good):
         if row in wanted:
             detail = f"the id {record.id!r} stood in an earlier record"
@@ -341,6 +380,7 @@ def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
     for reason, rows, kind in (
         ("duplicate id", verdict.same_id, "quarantined"),
         ("duplicate text", verdict.same_text, "dropped"),
+        ("near-duplicate text", verdict.near_text, "dropped"),
     ):
         if rows:
             report[kind][reason] = report[kind].get(reason, 0) + len(rows)
