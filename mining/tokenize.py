@@ -15,11 +15,11 @@ import heapq
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,17 @@ import pyarrow.parquet as pq
 from mining.common.files import atomic_path, read_json, write_json
 from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata, write_table
 from mining.common.stage import StageInput, begin, settings_dict
-from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
+from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
 from mining.tasks import run_tasks
 from mining.word_shards import local_words, write_word_shards
 
+SAMPLE_TEXTS = 64
+SAMPLE_CHARS = 20_000
 LANGUAGES_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -44,6 +47,12 @@ LANGUAGES_SCHEMA = pa.schema(
         pa.field("confidence", pa.float32(), nullable=False),
     ]
 )
+
+
+class Encoder(Protocol):
+    """Turns texts into token ids."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]: ...
 
 
 def run_tokenize(
@@ -64,6 +73,8 @@ def run_tokenize(
         return
     readers = open_readers(corpus, tokenizer)
     parts = run.work / "parts"
+    sample = list(itertools.islice(_sample(readers), SAMPLE_TEXTS))
+    encoder = load_encoder(tokenizer, load_tokenizer(tokenizer), sample)
     task = partial(
         tokenize_parts,
         readers=readers,
@@ -71,6 +82,7 @@ def run_tokenize(
         tokenizer=tokenizer,
         parts=parts,
         with_words=settings.words,
+        fast=encoder is not None,
     )
     run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
 
@@ -105,18 +117,29 @@ def tokenize_parts(
     tokenizer: Path,
     parts: Path,
     with_words: bool,
+    fast: bool,
 ) -> None:
     """Read and tokenise the parts rank, rank + world_size, ... of the corpus."""
-    loaded = load_tokenizer(tokenizer)
+    loaded: Encoder = load_tokenizer(tokenizer)
+    if fast:
+        loaded = SentencePieceEncoder(tokenizer / MODEL, load_tokenizer(tokenizer))
     for k in range(rank, len(readers), world_size):
         _tokenize_one(k, readers[k], corpus, loaded, parts, with_words)
+
+
+def _sample(readers: list[Reader]) -> Iterator[str]:
+    """Some texts of the first files, to try an engine on."""
+    for reader in readers:
+        records = (item for item in reader if isinstance(item, Record) and item.tokens is None)
+        for record in itertools.islice(records, SAMPLE_TEXTS // 8):
+            yield record.text[:SAMPLE_CHARS]
 
 
 def _tokenize_one(
     k: int,
     reader: Reader,
     corpus: CorpusSettings,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     parts: Path,
     with_words: bool,
 ) -> None:
@@ -155,7 +178,7 @@ def _tokenize_one(
     write_json(parts / f"{k:05d}.json", report)
 
 
-def _tokens(batch: list[tuple[Record, str]], tokenizer: Tokenizer) -> list[npt.NDArray[np.uint32]]:
+def _tokens(batch: list[tuple[Record, str]], tokenizer: Encoder) -> list[npt.NDArray[np.uint32]]:
     """The documents' tokens: those they came with, or else those of their text."""
     given = [record.tokens for record, _ in batch if record.tokens is not None]
     if given:

@@ -23,7 +23,7 @@ from mining.common.tokenizer import hub_file, load_tokenizer
 from mining.documents import FileReader, Record, list_documents
 from mining.inputs import CorpusInput
 from mining.langid import identify
-from mining.sentencepiece_json import to_tokenizer_json
+from mining.sentencepiece_json import round_scores, to_tokenizer_json
 from mining.settings import CorpusSettings, ModelType, TokenizerSettings
 
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -192,7 +192,8 @@ def _train(settings: TokenizerSettings, sample: dict[str, list[str]]) -> bytes:
         raise InputError(
             f"SentencePiece could not train on the sample: {message} (see tokenizer.vocab_size)"
         ) from None
-    return model.getvalue()
+    trained = model.getvalue()
+    return round_scores(trained) if settings.model_type == "unigram" else trained
 
 
 def _write_tokenizer(out: Path, model: bytes, kind: ModelType) -> None:
