@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from mining import sentencepiece_encoder
 from mining.common.files import read_json, write_json
 from mining.common.tokenizer import load_tokenizer
+from mining.documents import FileReader, Record, list_documents
 from mining.sentencepiece_encoder import (
     FRAGMENT_CHARS,
     SentencePieceEncoder,
@@ -120,6 +122,25 @@ def test_a_model_that_might_give_other_ids_is_not_used(
     value["normalizer"] = {"type": "NFC"}
     write_json(tmp_path / "tokenizer.json", value)
     assert load_encoder(tmp_path, load_tokenizer(tmp_path), SENTENCES) is None
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_real_documents_have_the_same_ids(tmp_path: Path, shared: Path, kind: Any) -> None:
+    corpus = CorpusSettings(path=str(shared / "corpus"))
+    trained = TokenizerSettings(model_type=kind, vocab_size=8000, sample_chars=300_000)
+    run_tokenizer(trained, corpus, tmp_path / "tokenizer", seed=1)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    encoder = load_encoder(tmp_path / "tokenizer", tokenizer, SENTENCES)
+    assert encoder is not None
+    for name, path in list_documents(corpus).items():
+        reader = itertools.islice(FileReader(path, name, corpus), 0, 1000, 25)
+        texts = [record.text for record in reader if isinstance(record, Record)]
+        for ours, others in zip(
+            encoder.encode_batch(texts), tokenizer.encode_batch(texts), strict=True
+        ):
+            assert np.array_equal(ours, others)
 
 
 def test_rounded_scores_stay_as_they_are(folder: Path) -> None:

@@ -364,6 +364,37 @@ def test_a_ds_file_that_its_index_does_not_fit(
         list(open_readers(corpus, tokenizer)[0])
 
 
+@pytest.mark.shared_data
+def test_real_documents_as_token_files(tmp_path: Path, shared: Path) -> None:
+    """Tokens come back to the id, and most languages from the spelled text."""
+    (tmp_path / "docs").mkdir()
+    for lang in ("en", "fr", "ja", "zh"):
+        path = shared / "corpus" / lang / "debian-handbook-00000.jsonl.gz"
+        (tmp_path / "docs" / f"{lang}.jsonl.gz").write_bytes(path.read_bytes())
+    text = CorpusSettings(path=str(tmp_path / "docs"))
+    trained = TokenizerSettings(model_type="bpe", vocab_size=4000, sample_chars=200_000)
+    run_tokenizer(trained, text, tmp_path / "tokenizer", seed=1)
+    run_tokenize(TokenizeSettings(), text, tmp_path / "text", tmp_path / "tokenizer", ONE)
+    first = read_tokens(tmp_path / "text")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "raw").mkdir()
+    tokens = [np.array(t, dtype=np.uint32) for _, _, t in first]
+    write_token_file(tmp_path / "raw" / "a.ds", tokens, loaded.vocab_size, loaded.eos_id)
+    raw = CorpusSettings(
+        path=str(tmp_path / "raw"), token_files=TokenFilesSettings(layout="memmap")
+    )
+    run_tokenize(TokenizeSettings(), raw, tmp_path / "again", tmp_path / "tokenizer", ONE)
+    again = read_tokens(tmp_path / "again")
+    assert [t for _, _, t in again] == [t for _, _, t in first]
+    n_chars = [
+        [n for s in list_shards(tmp_path / f / "tokens") for b in read_shard(s) for n in b.n_chars]
+        for f in ("text", "again")
+    ]
+    assert n_chars[0] == n_chars[1]
+    same = sum(a[1] == b[1] for a, b in zip(first, again, strict=True))
+    assert same >= 0.9 * len(first) > 100
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     ids=st.lists(st.integers(0, 4), max_size=40),
