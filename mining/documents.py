@@ -138,9 +138,9 @@ class FileReader:
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         if self.name.endswith(ROW_SUFFIXES):
-            self.sha256 = hash_file(self.path)
             for number, row in enumerate(read_rows(self.path), start=1):
                 yield self._row_record(row, number)
+            self.sha256 = hash_file(self.path)
             return
         filesystem, path = open_filesystem(self.path)
         with filesystem.open(path, "rb") as raw:

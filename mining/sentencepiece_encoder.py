@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ def cut_text(text: str) -> list[str]:
 
 
 def load_encoder(
-    folder: Path, tokenizer: Tokenizer, sample: Sequence[str]
+    folder: Path, tokenizer: Tokenizer, sample: Iterable[str]
 ) -> SentencePieceEncoder | None:
     """The encoder of a tokenizer folder; None where its ids might not be those of `tokenizer`.
 
@@ -107,7 +107,8 @@ def load_encoder(
     if kind == "unigram" and not has_rounded_scores(model):
         log.info("%s has scores that are not rounded, and is not used to tokenize", path)
         return None
-    pairs = zip(encoder.encode_batch(sample), tokenizer.encode_batch(sample), strict=True)
+    texts = list(sample)
+    pairs = zip(encoder.encode_batch(texts), tokenizer.encode_batch(texts), strict=True)
     if not all(np.array_equal(ours, others) for ours, others in pairs):
         log.warning("%s gives other ids than the tokenizer.json beside it, and is not used", path)
         return None

@@ -73,7 +73,7 @@ def run_tokenize(
         return
     readers = open_readers(corpus, tokenizer)
     parts = run.work / "parts"
-    sample = list(itertools.islice(_sample(readers), SAMPLE_TEXTS))
+    sample = itertools.islice(_sample(readers), SAMPLE_TEXTS)
     encoder = load_encoder(tokenizer, load_tokenizer(tokenizer), sample)
     task = partial(
         tokenize_parts,
