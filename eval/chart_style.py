@@ -13,6 +13,8 @@ MUTED = "#6b7280"
 RULE = "#d5d9e0"
 # Light to dark, readable in grey; the same stops in both renderers.
 SEQUENTIAL = ("#f6f8fb", "#cfe0ee", "#8dbbd9", "#3f83b5", "#0b3c6f")
+# Brown below the middle, blue above it; dark at both ends.
+DIVERGING = ("#6b3410", "#b06f38", "#d9ab80", "#efdccb", *SEQUENTIAL)
 DARK_FROM = 0.55  # above this part of the scale a cell's text is white
 
 # Okabe and Ito's set for the arms, Paul Tol's muted one for languages: both are made for
@@ -73,6 +75,11 @@ def _assign(names: list[str], known: dict[str, str], spare: tuple[str, ...]) -> 
     unknown = [name for name in names if name not in known]
     extra = {name: free[i % len(free)] for i, name in enumerate(unknown)}
     return {name: known.get(name) or extra[name] for name in names}
+
+
+def cell_is_dark(place: float, diverging: bool) -> bool:
+    """Whether a cell at this place of the colour scale, 0 to 1, needs white text."""
+    return (abs(2 * place - 1) if diverging else place) > DARK_FROM
 
 
 def static_style() -> Any:

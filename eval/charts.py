@@ -158,7 +158,11 @@ class MatrixPanel:
 
 @dataclass(frozen=True)
 class MatrixChart:
-    """Matrices of one colour scale, `columns` beside each other."""
+    """Matrices of one colour scale, `beside` beside each other.
+
+    `diverging`: the scale has a colour for each side of the middle of `limits`. A cell's text may
+    have several lines.
+    """
 
     name: str
     alt: str
@@ -169,6 +173,7 @@ class MatrixChart:
     panels: tuple[MatrixPanel, ...]
     limits: tuple[float, float]
     beside: int = 2
+    diverging: bool = False
 
 
 def dot_limits(panel: DotPanel) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from eval.chart_style import DARK_FROM, INK, MUTED, RULE, SEQUENTIAL
+from eval.chart_style import DIVERGING, INK, MUTED, RULE, SEQUENTIAL, cell_is_dark
 from eval.charts import (
     Axis,
     BarChart,
@@ -32,6 +32,7 @@ FONT = (
 )
 BOTTOM = 48  # pixels below the panels: numbers and the label
 PANEL_GAP = 62
+NARROW_COLUMNS = 8  # of a matrix: with more, a cell holds no interval
 
 
 def describe(chart: Chart) -> Spec:
@@ -302,7 +303,10 @@ def _matrix(chart: MatrixChart) -> Spec:
     low, high = chart.limits
     height = min(max(44 * len(chart.rows), 110), 420)
     grid = _Grid(len(chart.panels), chart.beside, height, _left(chart.rows) + 24)
-    stops = [[k / (len(SEQUENTIAL) - 1), color] for k, color in enumerate(SEQUENTIAL)]
+    # Where cells are narrow the first line has to do; the hover text says the rest.
+    n_lines = None if grid.columns * len(chart.columns) <= NARROW_COLUMNS else 1
+    colors = DIVERGING if chart.diverging else SEQUENTIAL
+    stops = [[k / (len(colors) - 1), color] for k, color in enumerate(colors)]
     for i, panel in enumerate(chart.panels):
         x: Spec = {"tickmode": "array", "tickvals": list(range(len(chart.columns))),
                    "ticktext": [plotly_text(name, 16) for name in chart.columns],
@@ -319,11 +323,14 @@ def _matrix(chart: MatrixChart) -> Spec:
         for r, row in enumerate(panel.values):
             for c, value in enumerate(row):
                 if math.isfinite(value):
-                    dark = (value - low) / max(high - low, 1e-12) > DARK_FROM
+                    dark = cell_is_dark((value - low) / ((high - low) or 1.0), chart.diverging)
+                    lines = panel.text[r][c].split("\n")[:n_lines]
+                    shown = "<br>".join(map(plotly_text, lines))
+                    size = 12 if len(lines) == 1 else 10.5
                     grid.layout["annotations"].append(
-                        {"text": plotly_text(panel.text[r][c]), "x": c, "y": r, "xref": xname,
+                        {"text": shown, "x": c, "y": r, "xref": xname,
                          "yref": yname, "showarrow": False,
-                         "font": {"size": 12, "color": "white" if dark else INK}}
+                         "font": {"size": size, "color": "white" if dark else INK}}
                     )  # fmt: skip
     grid.labels(chart.column_label, chart.row_label)
     return grid.spec()

@@ -22,7 +22,15 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from eval.chart_style import DARK_FROM, INK, MUTED, OTHER_COLOR, SEQUENTIAL, static_style
+from eval.chart_style import (
+    DIVERGING,
+    INK,
+    MUTED,
+    OTHER_COLOR,
+    SEQUENTIAL,
+    cell_is_dark,
+    static_style,
+)
 from eval.charts import (
     Axis,
     BarChart,
@@ -256,11 +264,24 @@ def _draw_bars(chart: BarChart) -> Figure:
     return figure
 
 
+def _cell_font(cells: list[str], width: float) -> float:
+    """Points in which the longest line fits into a cell of `width` inches, at most 8.5."""
+    longest = max((len(line) for text in cells for line in text.split("\n")), default=0)
+    # A character is about 0.65 of the font's size wide; axes and colour bar take a tenth.
+    return min(8.5, 0.9 * width * 72 / (0.65 * max(1, longest)))
+
+
 def _draw_matrix(chart: MatrixChart) -> Figure:
     columns = min(chart.beside, len(chart.panels))
     side = WIDTH_INCHES / max(columns, 2) * len(chart.rows) / max(len(chart.columns), 1)
-    figure, axes = _grid(len(chart.panels), columns, min(max(0.5 * side, 1.6), 4.4), True, 0.4)
-    plain = LinearSegmentedColormap.from_list("pivots", list(SEQUENTIAL))
+    cells = [text for panel in chart.panels for row in panel.text for text in row]
+    n_lines = 1 + max(text.count("\n") for text in cells)
+    least = max(1.6, 0.16 * n_lines * len(chart.rows))
+    height = max(min(0.5 * side, 4.4), least)
+    figure, axes = _grid(len(chart.panels), columns, height, True, 0.4)
+    size = _cell_font(cells, WIDTH_INCHES / columns / len(chart.columns))
+    stops = DIVERGING if chart.diverging else SEQUENTIAL
+    plain = LinearSegmentedColormap.from_list("pivots", list(stops))
     colors = plain.with_extremes(bad=(*to_rgb(OTHER_COLOR), 0.25))
     scale = Normalize(*chart.limits)
     image = None
@@ -275,8 +296,8 @@ def _draw_matrix(chart: MatrixChart) -> Figure:
         for i, row in enumerate(panel.values):
             for j, value in enumerate(row):
                 if not math.isnan(value):
-                    dark = float(scale(value)) > DARK_FROM
-                    ax.text(j, i, panel.text[i][j], ha="center", va="center", fontsize=8.5,
+                    dark = cell_is_dark(float(scale(value)), chart.diverging)
+                    ax.text(j, i, panel.text[i][j], ha="center", va="center", fontsize=size,
                             color="white" if dark else INK)  # fmt: skip
     figure.supxlabel(chart.column_label, fontsize=9, color=INK)
     figure.supylabel(chart.row_label, fontsize=9, color=INK)

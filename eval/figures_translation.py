@@ -15,7 +15,7 @@ from eval.charts import (
     MatrixPanel,
 )
 from eval.report_answer import Comparison, Estimate
-from eval.report_text import hover, interval, number, percent
+from eval.report_text import hover, interval, largest, number, percent
 
 NAN = math.nan
 
@@ -79,6 +79,7 @@ def matrix_figure(
     ]
     if not known:
         return None
+    scale = largest(*known)
     panels = []
     for arm, comparison in scores.items():
         values = [[NAN] * len(used) for _ in used]
@@ -87,7 +88,7 @@ def matrix_figure(
         for (source, target), found in comparison.directions.items():
             i, j = used.index(source), used.index(target)
             values[i][j] = found.value
-            text[i][j] = number(found.value, 2 if max(known) >= 0.1 else 3)
+            text[i][j] = number(found.value, 2 if max(known) >= 0.1 else 3, scale)
             hit = accuracies[arm].directions[(source, target)]
             hovers[i][j] = hover(
                 ("", f"{arm}: {source} to {target}"),

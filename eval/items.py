@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +40,20 @@ class Item:
         return self.source == self.target
 
 
-def read_doc_freq(words: Path | None, min_doc_freq: int | None) -> DocFreq | None:
+def read_doc_freq(
+    words: Path | None, min_doc_freq: int | None, frequency_bands: Sequence[int] = ()
+) -> DocFreq | None:
     """Document frequency by (concept, language) from a `words` folder, None where not asked for.
 
     Raises InputError where the folder is missing or unfinished.
     """
-    if min_doc_freq is None:
+    asked = {"min_doc_freq": min_doc_freq, "frequency_bands": frequency_bands or None}
+    settings = [f"{name}: found {value}" for name, value in asked.items() if value is not None]
+    if not settings:
         return None
     if words is None:
         raise SettingsError(
-            f"min_doc_freq: found {min_doc_freq}, expected null without a words folder "
+            f"{'; '.join(settings)}, expected none without a words folder "
             "(the frequencies come from `pivots words`)"
         )
     read_manifest(words, "words")

@@ -28,7 +28,7 @@ from mining.common.stage import (
     StageInput,
     read_manifest,
 )
-from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.common.tokenizer import Tokenizer, hub_file, load_tokenizer
 
 # What a probe of an unknown architecture may raise when it cannot do what it is asked to.
 PROBE_ERRORS = (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError)
@@ -64,12 +64,24 @@ def model_input(source: str, revision: str | None) -> Input:
     """The model as a stage's input: a train stage, any folder (by content), or a hub id."""
     path = Path(source)
     if not path.is_dir():
-        return NamedInput(f"{source}@{revision or 'main'}")
+        commit = resolve_revision(source, revision)
+        return NamedInput(f"{source}@{revision or 'main'} (commit {commit})")
     if _is_train_stage(path):
         return StageInput(path, "train")
     if path.name == "model" and any((path.parent / n).exists() for n in (MANIFEST, WORK, LOCK)):
         return StageInput(path.parent, "train")
     return FilesInput.folder(path)
+
+
+def resolve_revision(source: str, revision: str | None) -> str | None:
+    """The commit that a hub id's revision (a branch or tag may move) means now; None for folders.
+
+    Raises InputError where the id is neither in the local cache nor on a hub that can be reached.
+    """
+    if Path(source).is_dir():
+        return None
+    # In the hub's cache a file lies in snapshots/<commit>/.
+    return hub_file(source, "config.json", revision).parent.name
 
 
 def model_name(source: str, revision: str | None, label: Mapping[str, Any]) -> str:
@@ -106,22 +118,36 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     place, kind = resolve_device(device, dtype)
-    path = Path(source)
-    folder: Path | str = source
-    if path.is_dir():
-        folder = path / "model" if _is_train_stage(path) else path
-        if not (Path(folder) / "config.json").is_file():
-            raise InputError(f"{folder}: holds no config.json, so it is no Hugging Face model")
-    tokenizer = load_tokenizer(folder, revision)
+    folder = _folder(source)
+    # One commit for both, whatever happens to a branch in between.
+    commit = resolve_revision(source, revision)
+    tokenizer = load_tokenizer(folder, commit, needs_eos=False)
     try:
         net = AutoModelForCausalLM.from_pretrained(
-            str(folder), revision=revision or "main", dtype=kind, trust_remote_code=False
+            str(folder), revision=commit or "main", dtype=kind, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{folder}: not a causal language model that transformers can load ({error})"
         ) from None
     return wrap_model(net.to(place), tokenizer, name or str(source))
+
+
+def model_tokenizer(source: str, revision: str | None) -> Tokenizer:
+    """The tokenizer of a model, which is not loaded itself."""
+    commit = resolve_revision(source, revision)
+    return load_tokenizer(_folder(source), commit, needs_eos=False)
+
+
+def _folder(source: str) -> Path | str:
+    """The folder that holds the model, or the hub id."""
+    path = Path(source)
+    if not path.is_dir():
+        return source
+    folder = path / "model" if _is_train_stage(path) else path
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: holds no config.json, so it is no Hugging Face model")
+    return folder
 
 
 def wrap_model(net: Any, tokenizer: Tokenizer, name: str) -> LanguageModel:

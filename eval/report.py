@@ -13,6 +13,7 @@ from pathlib import Path
 from eval.chart_style import make_palette, warn_without_cjk_font
 from eval.figures_translation import difference_figure
 from eval.report_answer import Estimate, Verdict, verdict
+from eval.report_compare import comparison_blocks
 from eval.report_corpus import (
     corpus_section,
     mixes_section,
@@ -32,6 +33,7 @@ from eval.report_models import (
 )
 from eval.report_page import Answer, Card, Page, render
 from eval.report_results import Results, compute
+from eval.report_sentences import sentences_sections
 from eval.report_settings import ReportSettings
 from eval.report_text import (
     count,
@@ -110,7 +112,10 @@ def make_page(
         proportions_section(data, settings, palette, figures),
         mixes_section(data, palette, figures),
         training_section(data, palette, figures),
-        translation_section(data, results, settings, palette, figures),
+        translation_section(
+            data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
+        ),
+        *sentences_sections(data),
         layers_section(data, results, settings, stages.trace, figures),
         attribution_section(data, results, settings, palette, figures),
         lineage_section(data, settings, stages, seed),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-SEEDED_STAGES = ("train", "evaluate", "trace", "attribute")
+SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "attribute")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ReportInputs:
     """Where the finished stages of a run lie.
 
     The dictionaries map (arm, seed) to a stage's folder; one that is empty makes the report say
-    that the part was not run. `task` is the task's YAML file.
+    that the part was not run, as does a `compare` that is None. `task` is the task's YAML file.
     """
 
     tokenizer: Path
@@ -49,8 +49,10 @@ class ReportInputs:
     task: Path
     train: Mapping[RunKey, Path] = field(default_factory=dict)
     evaluate: Mapping[RunKey, Path] = field(default_factory=dict)
+    sentences: Mapping[RunKey, Path] = field(default_factory=dict)
     trace: Mapping[RunKey, Path] = field(default_factory=dict)
     attribute: Mapping[RunKey, Path] = field(default_factory=dict)
+    compare: Path | None = None
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Every stage folder by name, such as `count` or `train/pivot/0`, with its stage."""
@@ -60,6 +62,8 @@ class ReportInputs:
         for stage in SEEDED_STAGES:
             for (arm, seed), path in sorted(getattr(self, stage).items()):
                 found[f"{stage}/{arm}/{seed}"] = (stage, path)
+        if self.compare is not None:
+            found["compare"] = ("compare", self.compare)
         return found
 
     def stage_inputs(self) -> dict[str, Input]:
@@ -100,8 +104,20 @@ class Proportions:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The tables of the compare stage (their schemas are there); empty where it was not run."""
+
+    comparisons: pd.DataFrame
+    directions: pd.DataFrame
+    series: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class RunData:
-    """All that the report shows. Tables of seeded stages have the columns `arm` and `seed`."""
+    """All that the report shows. Tables of seeded stages have the columns `arm` and `seed`.
+
+    `sentences` holds the summaries of the sentences stage by arm and seed.
+    """
 
     manifests: dict[str, Manifest]
     task: Task
@@ -114,9 +130,11 @@ class RunData:
     mix: dict[str, Any]
     metrics: pd.DataFrame
     evaluation: pd.DataFrame
+    sentences: dict[RunKey, dict[str, Any]]
     traces: pd.DataFrame
     layers: pd.DataFrame
     attribution: pd.DataFrame
+    compared: Compared
 
     def seeds(self) -> list[int]:
         """The seeds of all runs."""
@@ -145,10 +163,22 @@ def read_run(inputs: ReportInputs, richest: int, min_document_tokens: int) -> Ru
         mix=mix,
         metrics=read_metrics(inputs.train),
         evaluation=_stack(inputs.evaluate, "items.parquet"),
+        sentences={
+            key: read_json(folder / "summary.json")
+            for key, folder in sorted(inputs.sentences.items())
+        },
         traces=_stack(inputs.trace, "items.parquet"),
         layers=read_layers(inputs.trace),
         attribution=_stack(inputs.attribute, "items.parquet"),
+        compared=_read_compared(inputs.compare),
     )
+
+
+def _read_compared(folder: Path | None) -> Compared:
+    names = [f.name for f in fields(Compared)]
+    if folder is None:
+        return Compared(*(pd.DataFrame() for _ in names))
+    return Compared(*(_parquet(folder / f"{name}.parquet") for name in names))
 
 
 def read_proportions(folder: Path, richest: int, min_tokens: int) -> Proportions:

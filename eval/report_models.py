@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_results import Results
 from eval.report_settings import ReportSettings
-from eval.report_text import count, interval, number, percent, points, signed
+from eval.report_text import count, interval, largest, number, percent, points, signed
 
 LAST_TRAIN_SHARE = 0.05
 NOT_RUN = "This run has no results of the stage `{}`, so there is nothing to show here."
@@ -86,8 +87,12 @@ def translation_section(
     settings: ReportSettings,
     palette: Palette,
     figures: FigureWriter,
+    compared: Sequence[Block],
 ) -> Section:
-    """Score and accuracy of the arms, by direction and concept group, with examples."""
+    """Score and accuracy of the arms, by direction and concept group, with examples.
+
+    `compared` are the blocks that set models side by side.
+    """
     blocks: list[Block]
     if not results.scores:
         blocks = [Note(NOT_RUN.format("evaluate"))]
@@ -102,6 +107,7 @@ def translation_section(
             ),
             _arms_table(results, settings),
             *_seed_table(results),
+            *compared,
             figures.block(
                 matrix_figure(results.scores, results.accuracies, data.languages),
                 "Mean Score by direction, rows are the source languages. Hover for intervals.",
@@ -143,7 +149,9 @@ def difference_text(e: Estimate) -> str:
     """A difference as `+value [low, high]`."""
     if not math.isfinite(e.value):
         return number(None)
-    return f"{signed(e.value)} [{signed(e.low)}, {signed(e.high)}]"
+    scale = largest(e.value, e.low, e.high)
+    value, low, high = (signed(v, scale=scale) for v in (e.value, e.low, e.high))
+    return f"{value} [{low}, {high}]"
 
 
 def points_text(e: Estimate) -> str:
@@ -161,7 +169,8 @@ def _share_text(e: Estimate) -> str:
 
 def _arms_table(results: Results, settings: ReportSettings) -> Table:
     columns = (
-        Column("arm"), Column("Score", "num"), Column("accuracy", "num"), Column("items", "num"),
+        Column("arm"), Column("Score", "num"), Column("accuracy", "num"),
+        Column("mean reciprocal rank", "num"), Column("items", "num"),
         Column("Score", "num", f"minus {settings.baseline}, paired"),
         Column("accuracy, points", "num", f"minus {settings.baseline}, paired"),
     )  # fmt: skip
@@ -171,7 +180,7 @@ def _arms_table(results: Results, settings: ReportSettings) -> Table:
         hits = results.accuracy_differences.get(arm)
         rows.append((
             arm, estimate_text(score.overall), _share_text(results.accuracies[arm].overall),
-            count(score.overall.n),
+            estimate_text(results.reciprocal_ranks[arm].overall), count(score.overall.n),
             difference_text(paired.overall) if paired else number(None),
             points_text(hits.overall) if hits else number(None),
         ))  # fmt: skip

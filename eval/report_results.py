@@ -44,6 +44,7 @@ class Results:
     n_unscored: int
     scores: dict[str, Comparison]
     accuracies: dict[str, Comparison]
+    reciprocal_ranks: dict[str, Comparison]
     differences: dict[str, Comparison]
     accuracy_differences: dict[str, Comparison]
     seed_scores: dict[str, dict[int, float]]
@@ -73,6 +74,10 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
     arms = list(parts)
     scores = {arm: cube(part, "score", directions) for arm, part in parts.items()}
     hits = {arm: cube(part, "correct", directions) for arm, part in parts.items()}
+    ranks = {
+        arm: cube(part.assign(reciprocal=1 / part["rank"]), "reciprocal", directions)
+        for arm, part in parts.items()
+    }
     base = settings.baseline
     others = [arm for arm in arms if arm != base] if base in arms else []
     pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
@@ -94,6 +99,7 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
         n_unscored=len(everything) - len(items),
         scores={arm: estimate(one, bootstrap) for arm, one in scores.items()},
         accuracies={arm: estimate(one, bootstrap) for arm, one in hits.items()},
+        reciprocal_ranks={arm: estimate(one, bootstrap) for arm, one in ranks.items()},
         differences={arm: estimate(one, bootstrap) for arm, one in pairs.items()},
         accuracy_differences={
             arm: estimate(paired(hits[arm], hits[base]), bootstrap) for arm in others

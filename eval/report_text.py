@@ -18,6 +18,8 @@ HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 JOINERS = frozenset("\u200c\u200d")  # part of the spelling in many scripts and of emoji
 MINUS = "\u2212"
 NONE = "\u2013"
+ROUNDING_NOISE = 1e-12  # what is smaller is shown as zero
+LEAST_FIXED_POWER = -5  # 1.2e-5 is still written as 0.000012
 
 
 def visible(text: Any, limit: int = 80) -> str:
@@ -85,22 +87,37 @@ def tick(value: float) -> str:
     return f"{value:g}".replace("-", MINUS)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed digits and a real minus sign."""
+def number(value: float | None, digits: int = 3, scale: float | None = None) -> str:
+    """A number with fixed digits and a real minus sign.
+
+    Where none of the digits would be left of `scale` (the largest of the numbers that stand
+    together, else the value itself), with two significant digits of it: 0.00012, 1.2e−6.
+    """
     if value is None or _missing(value):
         return NONE
-    text = f"{value:.{digits}f}"
+    size = abs(value if scale is None or _missing(scale) else scale)
+    power = int(f"{size:.1e}".split("e")[1])
+    end = ""
+    if size < ROUNDING_NOISE or size >= 10**-digits:
+        text = f"{value:.{digits}f}"
+    elif power >= LEAST_FIXED_POWER:
+        text = f"{value:.{1 - power}f}"
+    else:
+        text, end = f"{value / 10**power:.1f}", f"e{MINUS}{-power}"
     if float(text) == 0:
-        text = text.lstrip("-")
-    return text.replace("-", MINUS)
+        text, end = text.lstrip("-"), ""
+    return text.replace("-", MINUS) + end
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None, digits: int = 3, scale: float | None = None) -> str:
     """A difference, always with its sign."""
-    if value is None or _missing(value):
-        return NONE
-    text = number(value, digits)
-    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+    text = number(value, digits, scale)
+    return text if text[0] in (MINUS, NONE) or not text.strip("0.") else f"+{text}"
+
+
+def largest(*values: float | None) -> float | None:
+    """The largest absolute value, as the `scale` of numbers that stand together."""
+    return max((abs(v) for v in values if v is not None and math.isfinite(v)), default=None)
 
 
 def points(value: float | None) -> str:
@@ -121,7 +138,9 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
         return NONE
     if _missing(low) or _missing(high):
         return number(value, digits)
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+    scale = largest(value, low, high)
+    shown = [number(v, digits, scale) for v in (value, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def plural(n: int, noun: str) -> str:

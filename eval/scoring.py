@@ -1,15 +1,16 @@
-"""Likelihood of answers under a model: shared starts once, only answer positions decoded.
+"""Likelihood of answers under a model: what prompts share is computed once, only answers decoded.
 
-A group is a set of prompts with answers that begin alike: an item's right source word and its
-distractors share the instruction and the worked examples. Their common start is computed once,
-its keys and values are handed to every member, and only the positions that predict answer tokens go
-through the unembedding. Equal to full prompts, one at a time, up to rounding.
+Sequences are packed as trees (eval.packing): one row holds, say, the worked examples once and below
+them all ten questions; positions and a mask that follows the tree make each see what it would see
+alone. What all rows begin with, such as the instruction, is computed before them. Only the
+positions that predict answer tokens go through the unembedding, each once, whatever the number of
+answers that it predicts. Equal to full prompts, one at a time, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,108 +18,120 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.models import (
-    PROBE_ERRORS,
-    LanguageModel,
-    probe_ids,
-    probe_tolerance,
-    unembed,
-)
+from eval.models import PROBE_ERRORS, LanguageModel, probe_ids, probe_tolerance, unembed
+from eval.packing import MAX_ROW, Batch, Row, common_start, pack, stack
 from eval.prompts import Encoded
+from eval.tree_inputs import SharedStart, alibi_by_depth, takes_alibi, tree_mask
 from mining.common.errors import InputError
 from mining.common.logs import log
 
-Losses = npt.NDArray[np.float64]
-Group = Sequence[Encoded]
+LogProbs = npt.NDArray[np.float64]
 
-MIN_SHARED_TOKENS = 4
+# Counts up when the numbers change, so that results in a cache are not taken for new ones.
+SCORING_VERSION = 1
+
 LOGIT_BYTES = 256 << 20
+# More tokens at a time make a CPU no faster (launch.bench.scoring), and a GPU hardly.
+MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 1 << 17}
+MEMORY_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A group and how many first tokens of its members are computed once."""
+class Scorer:
+    """Scores answers with one model.
 
-    index: int
-    members: Group
-    n_shared: int
-
-    @property
-    def suffix(self) -> int:
-        return max(len(member.ids) for member in self.members) - self.n_shared
-
-
-def shared_start(members: Group) -> int:
-    """Length of the members' common start, at most one less than the shortest context.
-
-    The last context token stays outside: its hidden state predicts the first answer token.
+    `branches`: whether rows are trees; where a model does not follow a tree's mask, only equal
+    contexts share a row. `batch_tokens` bounds rows x length of a batch, padding included, though a
+    batch holds at least one row; it is halved for good where memory runs out.
     """
-    first, last = min(m.ids for m in members), max(m.ids for m in members)
-    length = min(len(first), len(last))
-    common = next((i for i in range(length) if first[i] != last[i]), length)
-    return min(common, min(m.n_context for m in members) - 1)
 
+    def __init__(self, model: LanguageModel, branches: bool, batch_tokens: int | None) -> None:
+        self.model = model
+        self.branches = branches
+        self.batch_tokens = batch_tokens or automatic_batch_tokens(model)
 
-def group_losses(
-    model: LanguageModel,
-    groups: Sequence[Group],
-    batch_tokens: int,
-    reuse_prefix: bool,
-    advance: Callable[[int], None] = lambda amount: None,
-) -> list[Losses]:
-    """Mean loss per answer token (nats), float64 [n_members], of every group (METHOD section 1).
+    def log_probs(self, members: Sequence[Encoded]) -> LogProbs:
+        """Sum of log p (nats) over the answer's tokens, float64 [n_members] (METHOD section 1).
 
-    `batch_tokens` bounds rows x length of a batch, padding included, though a batch holds at least
-    one group. `advance(n)` is called with the number of groups done. Raises InputError where a
-    prompt is longer than the model allows or holds ids that it has no embedding for, and where a
-    loss is not a number.
-    """
-    if not groups:
-        return []
-    sequences = [member.ids for members in groups for member in members]
-    check_lengths(model, sequences)
-    check_known(model, sequences)
-    plans = []
-    for index, members in enumerate(groups):
-        shared = shared_start(members) if reuse_prefix else 0
-        plans.append(_Plan(index, members, shared if shared >= MIN_SHARED_TOKENS else 0))
-    window = _sliding_window(model.net)
-    if window is not None and _width(plans) > window:
-        # Padding between start and continuation would push tokens out of the window.
-        plans = [_Plan(plan.index, plan.members, 0) for plan in plans]
-    plans.sort(key=lambda plan: (plan.n_shared, plan.suffix, plan.index))
-    results: list[Losses | None] = [None] * len(groups)
-    for batch in _batches(plans, batch_tokens):
-        for plan, losses in zip(batch, _batch_losses(model, batch), strict=True):
-            if np.isnan(losses).any():
-                # A comparison with NaN is false, so the right answer would count as the best.
+        Raises InputError where a prompt is longer than the model allows or holds ids that it has no
+        embedding for, where a result is not a number, and where one row does not fit in memory.
+        """
+        result = np.zeros(len(members))
+        if not members:
+            return result
+        sequences = [member.ids for member in members]
+        check_lengths(self.model, sequences)
+        check_known(self.model, sequences)
+        window = _sliding_window(self.model.net)
+        # A tree's mask says what is seen, so that a narrower window would not be respected.
+        narrow = window is not None and max(map(len, sequences)) > window
+        start: SharedStart | None = None
+        if self.branches and not narrow:
+            n_start = common_start(members)
+            rows = pack(members, True, n_start)
+            start = _shared_start(self.model, members[0].ids[:n_start])
+        else:
+            rows = pack(members, False)
+        done = 0
+        while done < len(rows):
+            batch = _next_batch(rows[done:], self.batch_tokens)
+            if self._try(batch, start, result):
+                done += len(batch)
+        if np.isnan(result).any():
+            # A comparison with NaN is false, so the right answer would count as the best.
+            raise InputError(
+                f"{self.model.name}: the loss of an answer is not a number; the weights hold "
+                "values that are not finite, or the dtype is too small for the model: try float32"
+            )
+        return result
+
+    def _try(self, rows: Sequence[Row], start: SharedStart | None, result: LogProbs) -> bool:
+        """Add a batch to the result; False where memory ran out and smaller ones are to follow."""
+        try:
+            batch = stack(rows)
+            found = _batch_log_probs(self.model, batch, start)
+        except RuntimeError as error:
+            if not _lacks_memory(error):
+                raise
+            if len(rows) == 1:
                 raise InputError(
-                    f"{model.name}: the loss of an answer is not a number; the weights hold values "
-                    "that are not finite, or the dtype is too small for the model: try float32"
-                )
-            results[plan.index] = losses
-        advance(len(batch))
-    return [losses for losses in results if losses is not None]
+                    f"{self.model.name}: a single row of {len(rows[0])} tokens does not fit in the "
+                    f"memory of {self.model.device}; use a smaller dtype or another device"
+                ) from error
+        else:
+            np.add.at(result, batch.owners, found)
+            return True
+        # Only here, after the exception has let go of its tensors.
+        from accelerate.utils.memory import clear_device_cache
+
+        clear_device_cache(garbage_collection=True)
+        self.batch_tokens = len(rows) * len(rows[-1]) // 2
+        log.warning(
+            "%s: out of memory, goes on with batches of %d tokens (batch_tokens)",
+            self.model.name,
+            self.batch_tokens,
+        )
+        return False
 
 
-def can_reuse_prefix(model: LanguageModel) -> bool:
-    """Whether this architecture gives the same losses with shared starts: tried on a small probe.
+def follows_trees(model: LanguageModel) -> bool:
+    """Whether this architecture gives the same numbers for trees: tried on a small probe.
 
-    Two groups whose starts differ in length, so that padding is probed too.
+    Two trees of different length after a common start, so that padding is probed too.
     """
+    if not (model.takes_positions or takes_alibi(model.net.base_model)):
+        log.info("%s: takes no positions, so prompts are computed in full", model.name)
+        return False
     ids = probe_ids(model.net)[0].tolist()
-    ends = ((ids[0], ids[1], ids[2]), (ids[3], ids[1]))
-    groups = [
-        [Encoded((*start, *end), len(start) + 1) for end in ends]
-        for start in (tuple(ids), tuple(ids[2:]))
-    ]
+    ends = ((ids[0], ids[1], ids[2]), (ids[3], ids[1]), (ids[3], ids[4], ids[5]))
+    starts = (tuple(ids), (ids[0], ids[1], *ids[4:]))
+    members = [Encoded((*start, *end), len(start) + 1) for start in starts for end in ends]
     try:
-        found = group_losses(model, groups, 1 << 20, reuse_prefix=True)
+        found = Scorer(model, True, 1 << 20).log_probs(members)
     except (*PROBE_ERRORS, InputError) as error:
         log.warning("%s: prompts are computed in full (%s)", model.name, error)
         return False
-    expected = group_losses(model, groups, 1 << 20, reuse_prefix=False)
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    expected = Scorer(model, False, 1 << 20).log_probs(members)
+    difference = float(np.abs(found - expected).max())
     if difference <= probe_tolerance(model.net):
         return True
     log.warning(
@@ -129,80 +142,106 @@ def can_reuse_prefix(model: LanguageModel) -> bool:
     return False
 
 
-def _width(plans: Sequence[_Plan]) -> int:
-    return max(plan.n_shared for plan in plans) + max(plan.suffix for plan in plans)
+def automatic_batch_tokens(model: LanguageModel) -> int:
+    """Tokens of a batch that should fit in half of the device's free memory, by an estimate.
+
+    On a CPU, where memory is seldom the limit, always the same number: batches change rounding.
+    """
+    most = MAX_BATCH_TOKENS.get(model.device.type, MAX_BATCH_TOKENS["cpu"])
+    if model.device.type != "cuda":
+        return most
+    config = model.net.config.get_text_config()
+    width = int(config.hidden_size)
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    # The block at work: residual, norms, queries, keys, values, gate and up; then the mask, and for
+    # plain attention the scores of every head.
+    heads = config.num_attention_heads if config._attn_implementation == "eager" else 1
+    values = 12 * width + 3 * inner + 3 * heads * MAX_ROW
+    if not model.decodes_rows:
+        values += 2 * model.n_embeddings
+    per_token: int = values * next(model.net.parameters()).element_size()
+    free: int = torch.cuda.mem_get_info(model.device)[0]
+    return max(1, min(most, int(MEMORY_SHARE * free / per_token)))
 
 
-def _batches(plans: Sequence[_Plan], batch_tokens: int) -> Iterator[list[_Plan]]:
-    batch: list[_Plan] = []
-    for plan in plans:
-        candidate = [*batch, plan]
-        rows = sum(len(p.members) for p in candidate)
-        # Groups with and without a shared start never stand in one batch: one has no cache.
-        mixed = bool(batch) and (batch[0].n_shared == 0) != (plan.n_shared == 0)
-        if batch and (mixed or rows * _width(candidate) > batch_tokens):
-            yield batch
-            batch = [plan]
-        else:
-            batch = candidate
-    if batch:
-        yield batch
+def _lacks_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
+
+
+def _next_batch(rows: Sequence[Row], batch_tokens: int) -> Sequence[Row]:
+    """The first rows, which come in order of length, that fit; at least one."""
+    size = 1
+    while size < len(rows) and (size + 1) * len(rows[size]) <= batch_tokens:
+        size += 1
+    return rows[:size]
 
 
 @torch.inference_mode()
-def _batch_losses(model: LanguageModel, batch: Sequence[_Plan]) -> list[Losses]:
+def _shared_start(model: LanguageModel, ids: Sequence[int]) -> SharedStart:
+    """The keys and values of the tokens that every tree begins after, if there are any."""
+    start = SharedStart()
+    if ids:
+        row = torch.tensor([ids], device=model.device)
+        positions = torch.arange(len(ids), device=model.device).unsqueeze(0)
+        inputs = backbone_inputs(model, row, torch.ones_like(row), positions)
+        model.net.base_model(**inputs, past_key_values=start, use_cache=True)
+    start.closed = True
+    return start
+
+
+@torch.inference_mode()
+def _batch_log_probs(model: LanguageModel, batch: Batch, start: SharedStart | None) -> LogProbs:
+    """log p of each predicted token, float64 [n_predicted]; without `start` rows are no trees."""
     device = model.device
-    owners = [g for g, plan in enumerate(batch) for _ in plan.members]
-    shared = [batch[g].n_shared for g in owners]
-    members = [member for plan in batch for member in plan.members]
-    cache: Any = None
-    ids, mask = pad_right([m.ids[n:] for m, n in zip(members, shared, strict=True)], device)
-    offsets = torch.tensor(shared, device=device).unsqueeze(1)
-    positions = offsets + torch.arange(ids.shape[1], device=device)
-    if batch[0].n_shared:
-        start_ids, start_mask = pad_right([p.members[0].ids[: p.n_shared] for p in batch], device)
-        start_positions = torch.arange(start_ids.shape[1], device=device).expand_as(start_ids)
-        output = model.net.base_model(
-            **backbone_inputs(model, start_ids, start_mask, start_positions), use_cache=True
-        )
-        cache = output.past_key_values
-        rows = torch.tensor(owners, device=device)
-        cache.batch_select_indices(rows)
-        # The gaps between a short start and its continuation are masked, so nothing attends there.
-        mask = torch.cat([start_mask[rows], mask], dim=1)
-    # Position t predicts token t + 1, so an answer's predictors begin at its last context token.
-    answers = [
-        (row, column, token)
-        for row, (member, n) in enumerate(zip(members, shared, strict=True))
-        for column, token in enumerate(member.answer, start=member.n_context - 1 - n)
-    ]
-    row_of, column_of, tokens = (torch.tensor(x, device=device) for x in zip(*answers, strict=True))
-    inputs = backbone_inputs(model, ids, mask, positions)
-    if cache is not None:
-        inputs |= {"past_key_values": cache, "use_cache": True}
+    ids, depths = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.depths).to(device)
+    adapted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if start is not None:
+        n_start = start.get_seq_length()
+        dtype = next(model.net.parameters()).dtype
+        mask = tree_mask(torch.from_numpy(batch.ends).to(device), n_start, dtype)
+        if takes_alibi(model.net.base_model):
+            adapted = alibi_by_depth(model.net.base_model, n_start, depths)
     else:
-        inputs["use_cache"] = False
-    if model.decodes_rows:
-        hidden = model.net.base_model(**inputs).last_hidden_state[row_of, column_of]
-    else:
-        hidden = model.net(**inputs).logits[row_of, column_of]
-    log_probs = _token_log_probs(model, hidden, tokens)
-    sums = np.bincount(row_of.cpu().numpy(), weights=-log_probs, minlength=len(members))
-    means = sums / np.array([len(member.answer) for member in members])
-    ends = np.cumsum([len(plan.members) for plan in batch])
-    return np.split(means, ends[:-1])
+        columns = torch.arange(ids.shape[1], device=device)
+        lengths = torch.from_numpy(batch.lengths).to(device)
+        mask = (columns < lengths.unsqueeze(1)).long()
+    inputs = {**backbone_inputs(model, ids, mask, depths), "use_cache": False}
+    if start is not None and n_start:
+        inputs["past_key_values"] = start
+    # Several answers may be predicted at one node: decode it once.
+    nodes, place = np.unique(batch.nodes, return_inverse=True)
+    chosen = torch.from_numpy(nodes).to(device)
+    with adapted:
+        if model.decodes_rows:
+            hidden = model.net.base_model(**inputs).last_hidden_state
+        else:
+            hidden = model.net(**inputs).logits
+    return _decode(model, hidden.flatten(0, 1)[chosen], place, batch.wanted)
 
 
-def _token_log_probs(model: LanguageModel, hidden: Tensor, tokens: Tensor) -> Losses:
-    """log p of each token float64 [n], decoding as many rows at a time as fit in LOGIT_BYTES."""
+def _decode(
+    model: LanguageModel,
+    hidden: Tensor,
+    place: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.int64],
+) -> LogProbs:
+    """log p of token `wanted[i]` at the row `place[i]` of `hidden`, float64 [n].
+
+    As many rows at a time as fit in LOGIT_BYTES.
+    """
+    result = np.empty(len(wanted))
     step = max(1, LOGIT_BYTES // (4 * model.n_embeddings))
-    parts = []
-    for begin in range(0, len(tokens), step):
-        rows = hidden[begin : begin + step]
-        logits = unembed(model.net, rows) if model.decodes_rows else rows.float()
-        chosen = logits.gather(1, tokens[begin : begin + step].unsqueeze(1)).squeeze(1)
-        parts.append((chosen - torch.logsumexp(logits, dim=1)).double().cpu().numpy())
-    return np.concatenate(parts)
+    for begin in range(0, len(hidden), step):
+        part = hidden[begin : begin + step]
+        logits = unembed(model.net, part) if model.decodes_rows else part.float()
+        totals = torch.logsumexp(logits, dim=1)
+        here = np.flatnonzero((place >= begin) & (place < begin + step))
+        row = torch.from_numpy(place[here] - begin).to(logits.device)
+        token = torch.from_numpy(wanted[here]).to(logits.device)
+        result[here] = (logits[row, token] - totals[row]).double().cpu().numpy()
+    return result
 
 
 def backbone_inputs(

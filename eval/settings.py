@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
 from mining.common.errors import check_setting
+from mining.common.stage import path_setting
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Form = Literal["source", "target"]
@@ -18,7 +20,7 @@ def _check_shared(settings: EvaluateSettings | TraceSettings) -> None:
     check_setting(
         s, "min_doc_freq", s.min_doc_freq is None or s.min_doc_freq >= 1, "at least 1, or null"
     )
-    check_setting(s, "batch_tokens", s.batch_tokens >= 1, "at least 1")
+    check_setting(s, "batch_tokens", s.batch_tokens is None or s.batch_tokens >= 1, "at least 1")
     check_setting(
         s,
         "device",
@@ -28,7 +30,9 @@ def _check_shared(settings: EvaluateSettings | TraceSettings) -> None:
     _check_intervals(s)
 
 
-def _check_intervals(settings: EvaluateSettings | TraceSettings | AttributeSettings) -> None:
+def _check_intervals(
+    settings: EvaluateSettings | CompareSettings | TraceSettings | AttributeSettings,
+) -> None:
     s = settings
     check_setting(s, "bootstrap_samples", s.bootstrap_samples >= 1, "at least 1")
     check_setting(s, "confidence", 0 < s.confidence < 1, "between 0 and 1")
@@ -40,17 +44,25 @@ class EvaluateSettings:
 
     Attributes:
         draws: draws of worked examples for each item.
+        shared_draws: draw the worked examples once for a direction, not for each item (the paper's
+            way): several times faster, but the items' scores share the luck of the draw. A concept
+            that stands among the examples gets its own.
         examples: worked examples in a prompt.
         max_items: items per direction, at most, chosen by a hash of the concept (the same concepts
             in every direction, for every model and seed); null takes all.
         min_doc_freq: only concepts whose words stand in at least this many documents in both
             languages (needs the words stage); null takes all.
+        frequency_bands: lower edges of document frequency, such as [1, 10, 100], by which items are
+            told apart (needs the words stage); empty leaves frequencies out.
         forms: source (the paper's score: wrong source words for the right answer), and target too
             (wrong answers for the right source word).
-        prefix_cache: compute the shared start of an item's prompts once: auto does if a probe shows
-            that this model gives the same numbers that way, on and off force it.
+        share_prefixes: compute what prompts have in common once: auto does if a probe shows that
+            this model gives the same numbers that way, on and off force it.
+        cache: folder that keeps every likelihood for later runs, whatever their task's version or
+            intervals, and for other processes; null keeps them until the stage is finished.
         revision: revision of a hub model; null takes its default.
-        batch_tokens: tokens, padding included, whose keys and values are held at a time.
+        batch_tokens: tokens, padding included, in a batch; null takes an estimate of what fits.
+            Halved where memory runs out.
         device: auto, cpu, mps, cuda or cuda:N.
         dtype: of the weights; auto is float32 on a CPU, else bfloat16 where the device has it.
         bootstrap_samples: samples of concepts that the intervals come from.
@@ -58,13 +70,16 @@ class EvaluateSettings:
     """
 
     draws: int = 5
+    shared_draws: bool = False
     examples: int = 5
     max_items: int | None = None
     min_doc_freq: int | None = None
-    forms: tuple[Form, ...] = ("source",)
-    prefix_cache: Literal["auto", "on", "off"] = "auto"
+    frequency_bands: tuple[int, ...] = ()
+    forms: tuple[Form, ...] = ("source", "target")
+    share_prefixes: Literal["auto", "on", "off"] = "auto"
+    cache: str | None = path_setting()
     revision: str | None = None
-    batch_tokens: int = 16384
+    batch_tokens: int | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
     bootstrap_samples: int = 1000
@@ -74,7 +89,32 @@ class EvaluateSettings:
         check_setting(self, "draws", self.draws >= 1, "at least 1")
         forms_ok = "source" in self.forms and len(set(self.forms)) == len(self.forms)
         check_setting(self, "forms", forms_ok, "source, or source and target")
+        bands = (0, *self.frequency_bands)
+        rising = all(low < high for low, high in itertools.pairwise(bands))
+        check_setting(self, "frequency_bands", rising, "rising numbers from 1")
         _check_shared(self)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Compares the evaluated models, two by two on the same items.
+
+    Attributes:
+        baseline: the model that its pairs are measured from, and the only one to be compared with
+            where there are more than ten models; the first model where none has this name.
+        permutations: sign flips of the permutation test, at most; exact where all are fewer.
+        bootstrap_samples: samples of concepts that the intervals come from.
+        confidence: level of the intervals.
+    """
+
+    baseline: str = "random"
+    permutations: int = 10_000
+    bootstrap_samples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_setting(self, "permutations", self.permutations >= 100, "at least 100")
+        _check_intervals(self)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.config import STAGES, RunConfig, parse_config, save_config
+from launch.config import STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
@@ -20,6 +20,7 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots run [CONFIG]      the whole chain; what is done already is not done again
   pivots STAGE             one stage of it, with the same settings:
 {stages}
+{tools}
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     width = max(map(len, STAGES))
     lines = [f"    {name:<{width}}  {text}" for name, (text, _) in STAGES.items()]
-    return USAGE.format(stages="\n".join(lines))
+    tools = [f"  pivots {name:<17} {text}" for name, (text, _) in TOOLS.items()]
+    return USAGE.format(stages="\n".join(lines), tools="\n".join(tools))
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
@@ -74,8 +76,28 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _run(config)
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, "lineage", "verify"))
+    if command == "export-lm-eval":
+        return _export_lm_eval(arguments)
+    if command == "build-task":
+        return _build_task(parse_config(arguments, command))
+    known = ", ".join(("run", *STAGES, *TOOLS, "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
+
+
+def _export_lm_eval(arguments: list[str]) -> int:
+    folder = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    config = parse_config(arguments[1:] if folder else arguments, "export-lm-eval")
+    if folder is None:
+        raise SettingsError(
+            "export-lm-eval: found no folder; pivots export-lm-eval DIR [--task ...]"
+        )
+    from eval.export_lm_eval import run_export
+    from launch.pipeline import Plan
+
+    task = Plan(config).task
+    run_export(config.export_lm_eval, config.evaluate, Path(folder), task, config.seed)
+    print(f"{folder}: see its README.md for the command")
+    return 0
 
 
 def _inspect(command: str, arguments: list[str]) -> int:
@@ -101,6 +123,18 @@ def _run(config: RunConfig) -> int:
         log.info("[%d/%d] %s", number, len(jobs), job.name)
         job.run()
     print(f"report: {(plan.folder('report') / 'report.html').resolve()}")
+    return 0
+
+
+def _build_task(config: RunConfig) -> int:
+    from eval.build_task import run_build_task
+    from launch.pipeline import Plan
+
+    plan, root = Plan(config), Path(config.out)
+    mined = {stage: plan.folder(stage) for stage in ("count", "words")}
+    cache = Path(config.build_task.judge.cache or root / "judge-cache")
+    run_build_task(config.build_task, root / "build-task", mined, cache)
+    print(f"task: {(root / 'build-task' / 'task.yaml').resolve()}")
     return 0
 
 

@@ -18,8 +18,11 @@ from typing import Any
 
 import yaml
 
+from eval.build_settings import BuildTaskSettings
+from eval.export_settings import ExportLmEvalSettings
 from eval.report_settings import ReportSettings
-from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
+from eval.sentence_settings import SentencesSettings
+from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
 from mining.settings import (
@@ -45,11 +48,13 @@ class RunConfig:
         out: folder of the run; each stage has its own folder in it.
         seed: root seed of every draw but the training seeds.
         seeds: training seeds; each arm is trained once with each.
-        task: word-translation task: the name of a shipped one (words-small) or a path; null takes
-            the world's own for a generated world, else words-small.
-        models: further models to evaluate and trace, name -> folder or hub id (id@revision).
-        only: restrict train, evaluate, trace and attribute to these (ARM, ARM/SEED, or a name of
-            models); empty means all.
+        task: word-translation task: the name of a shipped one (words) or a path; null takes
+            the world's own for a generated world, else words.
+        models: further models to evaluate and trace, name -> folder or hub id (id@revision); a
+            series of checkpoints is a hub id with several revisions (id@step1000,step2000), or a
+            folder of them (step-100/, checkpoint-500/, ...).
+        only: restrict train, evaluate, sentences, trace and attribute to these (ARM, ARM/SEED, a
+            name of models, or SERIES@CHECKPOINT); empty means all.
         inputs: folders of finished stages to use in place of this run's own, stage -> folder.
         engine: where tasks run.
         corpus: the documents.
@@ -64,9 +69,13 @@ class RunConfig:
         train: the train stage.
         wandb: where training logs to, beside its files.
         evaluate: the evaluate stage.
+        compare: the compare stage.
+        sentences: the sentences stage; not run where sentences.path is null.
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        build_task: the build-task command.
+        export_lm_eval: the tool export-lm-eval.
     """
 
     out: str = "runs/quickstart"
@@ -89,9 +98,13 @@ class RunConfig:
     train: TrainSettings = field(default_factory=TrainSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
+    sentences: SentencesSettings = field(default_factory=SentencesSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
+    export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "out", bool(self.out), "a folder")
@@ -105,7 +118,10 @@ class RunConfig:
         labels = (*self.mix.arms, *self.models)
         known = {*labels, *(f"{label}/{seed}" for label in labels for seed in self.seeds)}
         places = f"ARM, ARM/SEED or a model: {', '.join(labels)}; seeds {self.seeds}"
-        check_setting(self, "only", set(self.only) <= known, places)
+        # The checkpoints of a series may be known only when its folder is read (launch.pipeline).
+        unknown = [name for name in self.only if name not in known]
+        members = all("@" in name and name.split("@")[0] in labels for name in unknown)
+        check_setting(self, "only", members, places)
 
 
 # Stage -> (what it does, the sections it reads beside the shared ones).
@@ -123,10 +139,21 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mix": ("documents for each arm at one budget", ("mix",)),
     "train": ("pre-train a model on each arm", ("train", "wandb")),
     "evaluate": ("word-translation score with intervals", ("evaluate",)),
+    "compare": ("models side by side: p-values, heatmaps, score against step", ("compare",)),
+    "sentences": ("translate parallel sentences, chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
 }
+# The same for commands beside the chain, which read the configuration too.
+TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "build-task": ("make a task out of dictionaries or a list of words", ("build_task",)),
+    "export-lm-eval": (
+        "write the word task as a folder DIR for lm-evaluation-harness",
+        ("evaluate", "export_lm_eval"),
+    ),
+}
+COMMANDS = {**STAGES, **TOOLS}
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
@@ -175,7 +202,7 @@ def _plain(value: Any) -> Any:
 def _parser(command: str, skip: Iterable[str]) -> Any:
     import jsonargparse
 
-    text = STAGES[command][0] if command in STAGES else "the whole chain, documents to report"
+    text = COMMANDS[command][0] if command in COMMANDS else "the whole chain, documents to report"
     parser = jsonargparse.ArgumentParser(
         prog=f"pivots {command}",
         description=f"{text[0].upper()}{text[1:]}.",
@@ -192,7 +219,7 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
 
 
 def _help(command: str) -> typing.NoReturn:
-    sections = STAGES[command][1] if command in STAGES else tuple(_sections())
+    sections = COMMANDS[command][1] if command in COMMANDS else tuple(_sections())
     skip = set(_sections()) - {*SHARED, *sections}
     _parser(command, skip).print_help()
     sys.exit(0)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.config import STAGES, RunConfig
+from launch.series import checkpoints, split_revision
 from mining.common.errors import InputError, SettingsError
 from mining.common.stage import MANIFEST
 from mining.settings import CorpusSettings
+from training.settings import snapshot_folder
 
-DEFAULT_TASK = "words-small"
+DEFAULT_TASK = "words"
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Model:
-    """A model to evaluate: trained by the run (arm and seed) or named in the configuration."""
+    """A model to evaluate: trained by the run (arm and seed) or named in the configuration.
+
+    A checkpoint of a `series` (an arm's snapshots, or an entry of `models` that names several) has
+    its training `step` and the label SERIES@CHECKPOINT.
+    """
 
     label: str
     seed: int
     source: str
     revision: str | None
+    series: str | None = None
+    step: int | None = None
 
 
 class Plan:
@@ -49,6 +58,8 @@ class Plan:
         found = []
         for stage in STAGES:
             if stage == "world" and not self.generated:
+                continue
+            if stage == "sentences" and self.config.sentences.path is None:
                 continue
             if stage in self.config.inputs:
                 continue  # somebody's finished folder: read, never written
@@ -75,28 +86,55 @@ class Plan:
             return self.folder("world") / "task.yaml"
         return find_task(name or DEFAULT_TASK)
 
-    def models(self) -> list[Model]:
-        """The models to evaluate: each arm with each seed, then those the configuration names."""
-        config = self.config
-        trained = [
-            Model(arm, seed, str(self.folder("train") / arm / str(seed) / "model"), None)
-            for arm in config.mix.arms
-            for seed in config.seeds
-        ]
-        named = []
+    def models(self, snapshots: bool = True) -> list[Model]:
+        """The models to evaluate: each arm with each seed, those named, and the arms' snapshots.
+
+        Raises SettingsError where two have one label, or `only` names a checkpoint that is not
+        there.
+        """
+        config, train = self.config, self.folder("train")
+        runs = [(arm, seed) for arm in config.mix.arms for seed in config.seeds]
+        found = [Model(arm, s, str(train / arm / str(s) / "model"), None) for arm, s in runs]
         for label, source in config.models.items():
-            # A folder may hold an "@" too.
-            is_folder = Path(source).exists() or "@" not in source
-            name, revision = (source, None) if is_folder else source.rsplit("@", 1)
-            named.append(Model(label, config.seeds[0], name, revision))
-        return [model for model in trained + named if self._wanted(model.label, model.seed)]
+            seed, members = config.seeds[0], checkpoints(label, source)
+            found += [
+                Model(f"{label}@{one.name}", seed, one.source, one.revision, label, one.step)
+                for one in members
+            ] or [Model(label, seed, *split_revision(source))]
+        for step, (arm, s) in itertools.product(config.train.snapshots, runs):
+            folder = snapshot_folder(step)
+            label = f"{arm}@{Path(folder).name}"
+            found.append(Model(label, s, str(train / arm / str(s) / folder), None, arm, step))
+        self._check_labels(found)
+        return [
+            model
+            for model in found
+            if self._wanted(model) and (snapshots or model.series not in config.mix.arms)
+        ]
+
+    def _check_labels(self, models: list[Model]) -> None:
+        keys = [(model.label, model.seed) for model in models]
+        twice = sorted({label for label, seed in keys if keys.count((label, seed)) > 1})
+        if twice:
+            raise SettingsError(f"models: two models have the name {', '.join(twice)}")
+        known = set().union(*(_names(model) for model in models))
+        missing = sorted(set(self.config.only) - known)
+        if missing:
+            raise SettingsError(
+                f"only: found {', '.join(missing)}, expected some of {', '.join(sorted(known))}"
+            )
+
+    def _reported(self) -> list[Model]:
+        """The models that the report shows one by one: of a series the last checkpoint only."""
+        models = self.models(snapshots=False)
+        last = {model.series: model.step for model in sorted(models, key=lambda m: m.step or 0)}
+        return [m for m in models if m.series is None or m.step == last[m.series]]
 
     def _folders(self, stage: str, models: list[tuple[str, int]]) -> dict[tuple[str, int], Path]:
         return {(label, seed): self.folder(stage) / label / str(seed) for label, seed in models}
 
-    def _wanted(self, label: str, seed: int) -> bool:
-        only = self.config.only
-        return not only or label in only or f"{label}/{seed}" in only
+    def _wanted(self, model: Model) -> bool:
+        return not self.config.only or not _names(model).isdisjoint(self.config.only)
 
     def _job(self, stage: str, run: Callable[[Path], None], *parts: str) -> Job:
         folder = self.folder(stage).joinpath(*parts)
@@ -181,7 +219,7 @@ class Plan:
     def _train(self) -> Iterator[Job]:
         for arm in self.config.mix.arms:
             for seed in self.config.seeds:
-                if self._wanted(arm, seed):
+                if self._wanted(Model(arm, seed, "", None)):
                     yield self._job("train", self._train_run(arm, seed), arm, str(seed))
 
     def _train_run(self, arm: str, seed: int) -> Callable[[Path], None]:
@@ -201,7 +239,8 @@ class Plan:
             from eval.evaluate import run_evaluate
 
             settings = self.config.evaluate
-            words = self.folder("words") if settings.min_doc_freq is not None else None
+            counted = settings.min_doc_freq is not None or bool(settings.frequency_bands)
+            words = self.folder("words") if counted else None
             run_evaluate(
                 dataclasses.replace(settings, revision=model.revision or settings.revision),
                 out, model.source, self.task, words, self.config.seed,
@@ -210,8 +249,40 @@ class Plan:
 
         return run
 
+    def _compare(self) -> Iterator[Job]:
+        def run(out: Path) -> None:
+            from eval.compare import Member, run_compare
+
+            models = self.models()
+            folders = self._folders("evaluate", [(model.label, model.seed) for model in models])
+            members = {
+                (model.label, model.seed): Member(model.series, model.step)
+                for model in models
+                if model.series is not None and model.step is not None
+            }
+            run_compare(self.config.compare, out, folders, members, self.config.seed)
+
+        if self.models():
+            yield self._job("compare", run)
+
+    def _sentences(self) -> Iterator[Job]:
+        for model in self.models(snapshots=False):
+            yield self._job("sentences", self._sentences_run(model), model.label, str(model.seed))
+
+    def _sentences_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.sentences import run_sentences
+
+            settings = self.config.sentences
+            run_sentences(
+                dataclasses.replace(settings, revision=model.revision or settings.revision),
+                out, model.source, self.config.seed, {"arm": model.label, "seed": model.seed},
+            )  # fmt: skip
+
+        return run
+
     def _trace(self) -> Iterator[Job]:
-        for model in self.models():
+        for model in self.models(snapshots=False):
             yield self._job("trace", self._trace_run(model), model.label, str(model.seed))
 
     def _trace_run(self, model: Model) -> Callable[[Path], None]:
@@ -229,7 +300,7 @@ class Plan:
         return run
 
     def _attribute(self) -> Iterator[Job]:
-        for model in self.models():
+        for model in self.models(snapshots=False):
             yield self._job("attribute", self._attribute_run(model), model.label, str(model.seed))
 
     def _attribute_run(self, model: Model) -> Callable[[Path], None]:
@@ -250,8 +321,9 @@ class Plan:
         def run(out: Path) -> None:
             from eval.report import ReportInputs, run_report
 
-            models = [(model.label, model.seed) for model in self.models()]
+            models = [(model.label, model.seed) for model in self._reported()]
             trained = [pair for pair in models if pair[0] in self.config.mix.arms]
+            translated = models if self.config.sentences.path is not None else []
             inputs = ReportInputs(
                 tokenizer=self.folder("tokenizer"),
                 tokenize=self.folder("tokenize"),
@@ -262,13 +334,21 @@ class Plan:
                 mix=self.folder("mix"),
                 train=self._folders("train", trained),
                 evaluate=self._folders("evaluate", models),
+                sentences=self._folders("sentences", translated),
                 trace=self._folders("trace", models),
                 attribute=self._folders("attribute", models),
+                compare=self.folder("compare") if models else None,
                 task=self.task,
             )
             run_report(self.config.report, out, inputs, self.config.seed)
 
         yield self._job("report", run)
+
+
+def _names(model: Model) -> set[str]:
+    """What `only` may call a model."""
+    names = {model.label} if model.series is None else {model.label, model.series}
+    return names | {f"{name}/{model.seed}" for name in names}
 
 
 def find_task(name: str) -> Path:
@@ -290,6 +370,8 @@ def select_jobs(plan: Plan, stage: str) -> list[Job]:
     if not jobs:
         if stage in plan.config.inputs:
             what = f"inputs names a finished folder for it: {plan.config.inputs[stage]}"
+        elif stage == "sentences" and plan.config.sentences.path is None:
+            what = "no parallel sentences are given (sentences.path)"
         elif stage == "world":
             what = "the corpus has a path, so that no world is generated (corpus.path)"
         else:

@@ -36,9 +36,9 @@ def ids_dtype(corpus: CorpusSettings, tokenizer: Path) -> np.dtype[Any]:
     return token_dtype(_load(tokenizer).vocab_size)
 
 
-def spell(tokenizer: Tokenizer, ids: npt.NDArray[np.uint32], separator: int | None = None) -> str:
+def spell(tokenizer: Tokenizer, ids: npt.NDArray[np.uint32], separator: int) -> str:
     """The text of token ids, special tokens left out, an empty line where a document ends."""
-    cuts = np.flatnonzero(ids == (tokenizer.eos_id if separator is None else separator))
+    cuts = np.flatnonzero(ids == separator)
     special = np.array(sorted(tokenizer.special_ids), dtype=np.uint32)
     parts = [part[~np.isin(part, special)].tolist() for part in np.split(ids, cuts)]
     texts: list[str] = tokenizer.engine.decode_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Job:
     sequences: Sequences
     validation: list[ValidationSet]
     checkpoints: Path
+    export_snapshot: Callable[[int], None]
 
 
 def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None:
@@ -145,6 +147,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
+            snapshot_due = done in settings.snapshots
+            if snapshot_due and accelerator.is_main_process:
+                # Before the checkpoint: a kill between the two repeats the snapshot, or it would
+                # never be made.
+                job.export_snapshot(done)
             if checkpoint_due or stopping:
                 save(done)
             if stopping and not is_last:
@@ -152,7 +159,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "
                     "a checkpoint is saved, and the same command continues"
                 )
-            if validation_due or checkpoint_due:
+            if validation_due or checkpoint_due or snapshot_due:
                 clock.start(done)
 
 

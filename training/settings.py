@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Duration:
         else:
             sequences = math.ceil(self.value * n_sequences)
         return max(1, math.ceil(sequences / global_batch_sequences))
+
+
+def snapshot_folder(step: int) -> str:
+    """Where in a train stage's folder the snapshot of a step lies."""
+    return f"snapshots/step-{step:06d}"
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ class TrainSettings:
         compile: compile the model with torch.compile (needs a C++ compiler on CPU).
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints kept while training runs.
+        snapshots: steps after which the model is exported as it is then, to be evaluated as a
+            series; each is a whole model on disk.
         log_every: steps between lines of metrics.jsonl.
         validate_every: steps between validations; null only at the start and the end.
         validation_tokens: tokens per language of a validation, at most; null for all.
@@ -185,6 +193,7 @@ class TrainSettings:
     compile: bool = False
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    snapshots: tuple[int, ...] = ()
     log_every: int = 10
     validate_every: int | None = 250
     validation_tokens: int | None = 16_384
@@ -200,6 +209,8 @@ class TrainSettings:
         )
         for key in ("global_batch_sequences", "checkpoint_every", "keep_checkpoints", "log_every"):
             check_setting(self, key, getattr(self, key) >= 1, "at least 1")
+        rising = all(low < high for low, high in itertools.pairwise((0, *self.snapshots)))
+        check_setting(self, "snapshots", rising, "rising steps from 1")
         for key in ("micro_batch_sequences", "validate_every", "validation_tokens"):
             value = getattr(self, key)
             check_setting(self, key, value is None or value >= 1, "at least 1, or null")

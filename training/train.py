@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mining.common.errors import InputError, SettingsError
-from mining.common.files import dump_json
+from mining.common.files import dump_json, remove_tree
 from mining.common.logs import log
 from mining.common.stage import (
     WORK,
@@ -23,13 +23,19 @@ from mining.common.stage import (
     settings_dict,
 )
 from mining.common.tokenizer import load_tokenizer
-from training.settings import Duration, ModelSettings, TrainSettings, WandbSettings
+from training.settings import (
+    Duration,
+    ModelSettings,
+    TrainSettings,
+    WandbSettings,
+    snapshot_folder,
+)
 
 
 def run_train(
     settings: TrainSettings, wandb: WandbSettings, out: Path, mix: Path, arm: str, seed: int
 ) -> None:
-    """Train on `mix`/`arm` into `out`: model/, metrics.jsonl, timings.jsonl, wandb/.
+    """Train on `mix`/`arm` into `out`: model/, snapshots/, metrics.jsonl, timings.jsonl, wandb/.
 
     Runs in every process of `torchrun` or `accelerate launch` alike. A rerun after a kill resumes
     from the newest valid checkpoint; on one CPU process, with the same number of threads, to the
@@ -125,15 +131,30 @@ def _train(
     sequences = Sequences(mix / arm / "tokens.ds", tokenizer.vocab_size, length)
     model = build_model(settings.model, tokenizer, seed)
     check_length(model, length)
+    n_steps = Duration.parse(settings.duration).steps(len(sequences), length, batch)
+    if settings.snapshots and settings.snapshots[-1] > n_steps:
+        raise SettingsError(
+            f"snapshots: found {settings.snapshots[-1]}, expected at most the {n_steps} steps of "
+            f"this training (duration {settings.duration})"
+        )
+
+    def export_snapshot(step: int) -> None:
+        aside, final = out / WORK / "snapshot", out / snapshot_folder(step)
+        export_model(model, tokenizer, mix / "tokenizer", aside)
+        final.parent.mkdir(exist_ok=True)
+        remove_tree(final)
+        aside.rename(final)
+
     job = Job(
         title=f"train {arm}/{seed}",
         settings=settings,
         seed=seed,
-        n_steps=Duration.parse(settings.duration).steps(len(sequences), length, batch),
+        n_steps=n_steps,
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
         checkpoints=out / WORK / "checkpoints",
+        export_snapshot=export_snapshot,
     )
     tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title)
     recorder = Recorder(out, tracker, active=run is not None)

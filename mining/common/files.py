@@ -76,12 +76,15 @@ def read_json(path: Path) -> Any:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that writers left under a folder when they were killed.
+    """Remove the temporary files and folders that writers left in a folder when they were killed.
 
     Only for a folder that nobody writes to now.
     """
     for path in list(folder.rglob(".*.tmp")):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:

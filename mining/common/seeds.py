@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 
 
 def hash64(*parts: object) -> int:
@@ -29,3 +30,14 @@ def child_seed(root: int, *names: object) -> int:
 def generator(root: int, *names: object) -> np.random.Generator:
     """A NumPy generator (PCG64) on the child seed of `names`."""
     return np.random.default_rng(child_seed(root, *names))
+
+
+def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A bijection of 64-bit numbers that scatters them (SplitMix64's finaliser), uint64 [n].
+
+    `mix64(hashes ^ key)` orders many hashes anew for each key without hashing text again.
+    """
+    z = values.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    return z ^ (z >> np.uint64(31))

@@ -3,7 +3,7 @@
 A task is a YAML file beside a tab-separated table of concepts:
 
     format: 1
-    name: words-small
+    name: words
     version: 1
     license: CC-BY-4.0
     languages: {en: English, fr: French}
@@ -11,7 +11,7 @@ A task is a YAML file beside a tab-separated table of concepts:
     example: "{source_language}: {source}\\n{target_language}: {target}\\n\\n"
     query: "{source_language}: {source}\\n{target_language}:"
     answer: " {target}"
-    concepts: words_small.tsv
+    concepts: words.tsv
     avoid: words_avoid.tsv
 
 The table's columns are `id`, `pos`, `class`, one per language, and optionally `<lang>_alt` (further
@@ -31,10 +31,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from mining.common.errors import InputError
-from mining.common.seeds import generator, hash64
+from mining.common.seeds import generator, hash64, mix64
 
 N_DISTRACTORS = 9
 
@@ -130,22 +132,26 @@ class Task:
         return words
 
     def _siblings(self, source: str, target: str, concept: Concept) -> Iterator[Concept]:
-        def order(other: Concept) -> int:
-            return hash64(self.name, source, target, concept.id, other.id)
-
-        same_class = self._classes[concept.pos, concept.cls]
-        same_pos = self._classes[concept.pos, None]
-        yield from sorted((c for c in same_class if c.id != concept.id), key=order)
-        yield from sorted((c for c in same_pos if c.cls != concept.cls), key=order)
+        key = np.uint64(hash64(self.name, source, target, concept.id))
+        for cls in (concept.cls, None):
+            members, hashes = self._classes[concept.pos, cls]
+            for place in np.argsort(mix64(hashes ^ key), kind="stable"):
+                if members[place].id != concept.id and (cls or members[place].cls != concept.cls):
+                    yield members[place]
 
     @cached_property
-    def _classes(self) -> dict[tuple[str, str | None], list[Concept]]:
-        """Concepts by (part of speech, class), and all of a part of speech by (it, None)."""
+    def _classes(
+        self,
+    ) -> dict[tuple[str, str | None], tuple[list[Concept], npt.NDArray[np.uint64]]]:
+        """Concepts, and the hashes of their ids, of each (part of speech, class) and (it, None)."""
         found: dict[tuple[str, str | None], list[Concept]] = {}
         for concept in self.concepts:
             for cls in (None, concept.cls):
                 found.setdefault((concept.pos, cls), []).append(concept)
-        return found
+        return {
+            key: (members, np.array([hash64(c.id) for c in members], dtype=np.uint64))
+            for key, members in found.items()
+        }
 
     @cached_property
     def _examples(self) -> list[Concept]:

@@ -27,15 +27,21 @@ class Tokenizer:
     """A loaded tokenizer.
 
     `fingerprint` is the hex SHA-256 of its canonical JSON: equal exactly when every text gives the
-    same ids. `eos_id` ends a document in a token file. `vocab_size` is one more
-    than the largest id, added tokens and gaps between ids included.
+    same ids. `end_of_text` is None where it has no such token. `vocab_size` is one more than the
+    largest id, added tokens and gaps between ids included.
     """
 
     fingerprint: str
-    eos_id: int
+    end_of_text: int | None
     vocab_size: int
     special_ids: frozenset[int]
     engine: Engine = field(repr=False, compare=False)
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a document in a token file; the tokenizer must have one."""
+        assert self.end_of_text is not None
+        return self.end_of_text
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
         """Token ids of each text, uint32, without special tokens."""
@@ -63,10 +69,13 @@ class Tokenizer:
         return raw if "\ufffd" in text or not text else text
 
 
-def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    source: Path | str, revision: str | None = None, needs_eos: bool = True
+) -> Tokenizer:
     """Load from a folder with `tokenizer.json`, such a file, or a hub id (and revision).
 
-    Raises InputError where there is none, or where no end-of-text token can be found.
+    Raises InputError where there is none, or where no end-of-text token can be found although
+    documents are to be ended with it (`needs_eos`).
     """
     path = _tokenizer_file(source, revision)
     try:
@@ -82,15 +91,15 @@ def load_tokenizer(source: Path | str, revision: str | None = None) -> Tokenizer
         engine.token_to_id(name) for name in (_eos_name(path), *END_OF_TEXT_NAMES) if name
     ]
     eos_id = next((token for token in candidates if token is not None), None)
-    if eos_id is None:
+    if eos_id is None and needs_eos:
         raise InputError(
             f"{path}: no end-of-text token; name it as eos_token in tokenizer_config.json"
         )
     return Tokenizer(
         fingerprint=engine_fingerprint(engine),
-        eos_id=eos_id,
+        end_of_text=eos_id,
         vocab_size=1 + max(engine.get_vocab(with_added_tokens=True).values()),
-        special_ids=frozenset({*special, eos_id}),
+        special_ids=frozenset(special if eos_id is None else {*special, eos_id}),
         engine=engine,
     )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from eval.measures import CANDIDATE_SCHEMA, ITEM_SCHEMA
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 
 EOS = "</s>"
@@ -154,3 +158,76 @@ def word_task() -> Callable[..., Path]:
         return folder / "task.yaml"
 
     return make
+
+
+@pytest.fixture
+def evaluation_tables() -> Callable[..., tuple[pa.Table, pa.Table]]:
+    """Tables of `evaluate` in its schemas, of random log-probabilities.
+
+    Each item's candidates lie around `-3 * difficulty`; `skill` lifts the right one. Concept 0 is
+    identical in the first direction, and concept 1 has but two wrong candidates.
+    """
+
+    def make(
+        n: int, n_draws: int = 3, skill: float = 0.5, seed: int = 0,
+        langs: Sequence[str] = ("en", "fr", "zh"), n_wrong: int = 9, noise: float = 0.4,
+        forms: Sequence[str] = ("source", "target"), shift: float = 0.0,
+    ) -> tuple[pa.Table, pa.Table]:  # fmt: skip
+        rng = np.random.default_rng(seed)
+        items, candidates = [], []
+        ease = rng.normal(0, 1, n)
+        directions = list(itertools.permutations(langs, 2))
+        for k, (source, target) in enumerate(directions):
+            for i in range(n):
+                key = {"concept": f"c{i:05d}", "source_lang": source, "target_lang": target}
+                identical = i == 0 and k == 0
+                row = {
+                    **key, "pos": "noun" if i % 3 else "verb", "class": f"k{i % 4}",
+                    "group": f"g{i % 2}", "source": f"{source}{i}",
+                    "target": f"{source if identical else target}{i}", "identical": identical,
+                    "shared_script": "zh" not in (source, target), "doc_freq": i,
+                    "form_difficulty": float(rng.integers(0, 11) / 10), "n_distractors": 0,
+                    "n_draws": 0,
+                }  # fmt: skip
+                size = 3 if i == 1 else n_wrong + 1
+                for form in () if identical else forms:
+                    n_tokens = rng.integers(1, 4, size) + np.zeros((n_draws, 1), dtype=int)
+                    logs = rng.normal(-4 + 0.5 * ease[i], 1, size) + shift
+                    logs[0] += skill + 0.5 * ease[i]
+                    logs = (logs + rng.normal(0, noise, (n_draws, size))) * n_tokens
+                    n_bytes = rng.integers(2, 9, size)
+                    row |= _form_columns(form, logs, n_tokens, n_bytes)
+                    candidates += [
+                        {**key, "form": form, "position": c, "word": f"w{c}",
+                         "n_tokens": n_tokens[:, c].tolist(), "n_bytes": int(n_bytes[c]),
+                         "log_probs": logs[:, c].tolist()}
+                        for c in range(size)
+                    ]  # fmt: skip
+                items.append(row)
+        return (
+            pa.Table.from_pylist(items, schema=ITEM_SCHEMA),
+            pa.Table.from_pylist(candidates, schema=CANDIDATE_SCHEMA),
+        )
+
+    return make
+
+
+def _form_columns(form: str, logs: Any, n_tokens: Any, n_bytes: Any) -> dict[str, Any]:
+    """An item's columns from its log p [n_draws, n_candidates], written down anew."""
+    prefix = "" if form == "source" else "target_"
+    row: dict[str, Any] = {}
+    for suffix, units in (("", n_tokens), ("_bytes", n_bytes), ("_sum", 1)):
+        mean = (logs / units).mean(axis=0)
+        p = np.exp(mean)
+        row[f"{prefix}score{suffix}"] = float(p[0] - p[1:].mean())
+        row[f"{prefix}rank{suffix}"] = 1 + int((mean[1:] >= mean[0]).sum())
+    row[f"{prefix}correct"] = row[f"{prefix}rank"] == 1
+    if form == "target":
+        return row | {"n_target_distractors": len(n_bytes) - 1}
+    mean = (logs / n_tokens).mean(axis=0)
+    return row | {
+        "n_distractors": len(n_bytes) - 1,
+        "n_draws": len(logs),
+        "p_gold": float(np.exp(mean[0])),
+        "loss": -float(mean[0]),
+    }

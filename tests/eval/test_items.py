@@ -59,6 +59,9 @@ def test_both_words_must_be_frequent_enough(word_task: Any, tmp_path: Path) -> N
         (EvaluateSettings, "draws", 0),
         (EvaluateSettings, "forms", ("target",)),
         (EvaluateSettings, "forms", ("source", "source")),
+        (EvaluateSettings, "frequency_bands", (10, 1)),
+        (EvaluateSettings, "frequency_bands", (0, 1)),
+        (EvaluateSettings, "batch_tokens", 0),
         (EvaluateSettings, "device", "gpu"),
         (EvaluateSettings, "confidence", 1.0),
         (EvaluateSettings, "min_doc_freq", 0),
@@ -97,7 +100,33 @@ def test_names_hold_no_paths(tmp_path: Path) -> None:
     assert model_name(str(tmp_path), None, {"arm": "pivot", "seed": 3}) == "pivot/3"
     assert model_name(str(tmp_path), None, {}) == tmp_path.name
     assert model_name("some/model", "step1", {}) == "some/model@step1"
-    assert model_input("some/model", "step1").identity(None, None) == {"name": "some/model@step1"}
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_hub_id_is_known_by_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word_level: Any, tiny_model: Any
+) -> None:
+    """On a copy of the hub's cache as it lies on disk, without network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "step1").write_text(COMMIT)
+    tokenizer = word_level(["a b c"], repository / "snapshots" / COMMIT)
+    net = tiny_model("llama", tokenizer.vocab_size)
+    net.save_pretrained(repository / "snapshots" / COMMIT)
+    name = f"some/model@step1 (commit {COMMIT})"
+    assert model_input("some/model", "step1").identity(None, None) == {"name": name}
+    loaded = load_model("some/model", "step1", "cpu", "float32")
+    assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+    weight = net.get_input_embeddings().weight
+    assert loaded.net.get_input_embeddings().weight.equal(weight)
+    with pytest.raises(InputError, match=r"other/model: neither a local folder nor a hub"):
+        model_input("other/model", None)
 
 
 def test_folders_without_a_model_are_errors(tmp_path: Path, word_level: Any) -> None:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from eval import evaluate as evaluate_module
 from eval import trace as trace_module
 from eval.attribute import run_attribute
 from eval.evaluate import run_evaluate
@@ -192,7 +191,7 @@ def test_summary_of_a_random_model_is_chance(world: World) -> None:
 def test_settings_and_batching_change_no_number(world: World) -> None:
     settings = [
         EVALUATE,
-        EvaluateSettings(**{**vars(EVALUATE), "prefix_cache": "off", "batch_tokens": 200}),
+        EvaluateSettings(**{**vars(EVALUATE), "share_prefixes": "off", "batch_tokens": 200}),
     ]
     tables = []
     for i, choice in enumerate(settings):
@@ -237,16 +236,12 @@ class KilledError(Exception):
     """Stands for a SIGKILL between two directions."""
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "trace"])
-def test_an_interrupted_run_gives_the_same_bytes(
-    stage: str, world: World, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_trace_gives_the_same_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = {"evaluate": evaluate_module, "trace": trace_module}[stage]
-    name = {"evaluate": "score_direction", "trace": "trace_direction"}[stage]
-    run = {"evaluate": evaluate, "trace": trace}[stage]
     whole, broken = world.root / "whole", world.root / "broken"
-    run(world, whole)
-    real = getattr(module, name)
+    trace(world, whole)
+    real = trace_module.trace_direction
     calls = []
 
     def once(*args: Any) -> Any:
@@ -256,9 +251,9 @@ def test_an_interrupted_run_gives_the_same_bytes(
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, once)
+        patch.setattr(trace_module, "trace_direction", once)
         with pytest.raises(KilledError):
-            run(world, broken)
+            trace(world, broken)
     assert not (broken / "manifest.json").exists()
     assert len(list((broken / ".work").glob("items-*.parquet"))) == 1
     calls.clear()
@@ -267,11 +262,11 @@ def test_an_interrupted_run_gives_the_same_bytes(
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(module, name, counted)
-    run(world, broken)
+    monkeypatch.setattr(trace_module, "trace_direction", counted)
+    trace(world, broken)
     assert len(calls) == 1
     assert digests(whole) == digests(broken)
-    run(world, broken)
+    trace(world, broken)
     assert len(calls) == 1
 
 

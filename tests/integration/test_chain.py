@@ -22,6 +22,8 @@ from tests.conftest import REPOSITORY, folder_bytes
 CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"
 ARMS = ("random", "pivot", "low-pivot", "original")
 FANNED = ("train", "evaluate", "trace", "attribute")
+# A generated world has no parallel sentences to translate.
+CHAIN = [stage for stage in STAGES if stage != "sentences"]
 pytestmark = pytest.mark.slow
 
 
@@ -48,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_is_finished_and_as_its_manifest_says(base: Path) -> None:
-    for stage in STAGES:
+    for stage in CHAIN:
         folders = [base / stage]
         if stage in FANNED:
             folders = [base / stage / arm / "0" for arm in ARMS]
@@ -61,7 +63,7 @@ def test_every_stage_is_finished_and_as_its_manifest_says(base: Path) -> None:
 def test_a_second_run_does_nothing_and_changes_nothing(base: Path) -> None:
     before = folder_bytes(base)
     _, log = finish(pivots("run", str(CONFIG), "--out", str(base)))
-    assert log.count("already done") == 9 + len(FANNED) * len(ARMS)
+    assert log.count("already done") == 10 + len(FANNED) * len(ARMS)
     assert folder_bytes(base) == before
 
 
@@ -124,7 +126,7 @@ def test_lineage_leads_to_the_world(base: Path) -> None:
 def only_stage(stage: str, base: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     """One stage into a folder of its own, all its inputs taken from the unbroken run."""
     arguments = [stage, "--config", str(CONFIG), "--out", str(out), *more]
-    for other in STAGES:
+    for other in CHAIN:
         if other != stage:
             arguments += [f"--inputs.{other}", str(base / other)]
     if stage in FANNED:
@@ -132,7 +134,7 @@ def only_stage(stage: str, base: Path, out: Path, *more: str) -> subprocess.Pope
     return pivots(*arguments)
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", CHAIN)
 def test_a_killed_stage_is_finished_by_a_rerun_with_the_same_bytes(
     stage: str, base: Path, tmp_path: Path
 ) -> None:

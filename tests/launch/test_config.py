@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from eval.sentence_settings import SentencesSettings
 from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
 from launch.pipeline import Plan, find_task, select_jobs
@@ -156,9 +157,22 @@ def test_plan_fans_out_over_arms_seeds_and_models() -> None:
         select_jobs(Plan(dataclasses.replace(config, only=("m",))), "train")
 
 
+def test_sentences_are_translated_only_where_some_are_given() -> None:
+    plan = Plan(RunConfig(out="r"))
+    assert "sentences" not in {job.stage for job in plan.jobs()}
+    with pytest.raises(SettingsError, match=r"sentences: .*sentences\.path"):
+        select_jobs(plan, "sentences")
+    given = Plan(RunConfig(out="r", sentences=SentencesSettings("flores")))
+    jobs = select_jobs(given, "sentences")
+    assert [(job.name, job.folder) for job in jobs[:1]] == [
+        ("sentences/original/0", Path("r/sentences/original/0"))
+    ]
+    assert len(jobs) == len(given.models())
+
+
 def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:
-    assert find_task("words-small").name == "words_small.yaml"
+    assert find_task("words").name == "words.yaml"
     (tmp_path / "t.yaml").write_text("x")
     assert find_task(str(tmp_path / "t.yaml")) == tmp_path / "t.yaml"
-    with pytest.raises(InputError, match="words-small"):
+    with pytest.raises(InputError, match=r"shipped task \(words\)"):
         find_task("nothing")

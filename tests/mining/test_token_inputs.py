@@ -138,7 +138,7 @@ def test_all_later_stages_run_on_token_files(tmp_path: Path, mixed: Path) -> Non
     tokens = loaded.encode_batch([texts[i]["text"] for i in chosen])
     (tmp_path / "ds").mkdir()
     write_token_file(tmp_path / "ds" / "a.ds", tokens, loaded.vocab_size, loaded.eos_id)
-    task = Path(__file__).parents[2] / "eval" / "tasks" / "words_small.yaml"
+    task = Path(__file__).parents[2] / "eval" / "tasks" / "words.yaml"
     corpora = {
         "docs": CorpusSettings(path=str(tmp_path / "docs")),
         "ds": CorpusSettings(

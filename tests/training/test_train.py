@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from mining.common.errors import InputError, MismatchError, MissingDependencyError, SettingsError
 from mining.common.stage import read_manifest, verify_outputs
@@ -203,6 +204,42 @@ def test_sigterm_saves_and_stops(
     monkeypatch.undo()
     run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
     assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def test_snapshots_are_models_and_the_same_after_a_stop(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings = dataclasses.replace(tiny, snapshots=(3, 8, 24), checkpoint_every=8)
+    run_train(settings, no_wandb, tmp_path / "whole", mix, "pivot", 7)
+    names = [f"snapshots/step-{step:06d}" for step in (3, 8, 24)]
+    whole = contents(tmp_path / "whole")
+    assert {f"{name}/model.safetensors" for name in names} <= set(whole)
+    # Exporting on the way changes nothing of the training.
+    assert whole["model/model.safetensors"] == contents(unbroken)["model/model.safetensors"]
+    for file in (n for n in whole if n.startswith("model/")):
+        assert whole[f"{names[2]}/{file.removeprefix('model/')}"] == whole[file]
+    net = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / names[0])
+    assert sum(p.numel() for p in net.parameters()) > 0
+    assert whole[f"{names[0]}/model.safetensors"] != whole[f"{names[1]}/model.safetensors"]
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    # The hardest place: the snapshot of step 8 is there, its checkpoint is torn.
+    torn = tmp_path / "killed/.work/checkpoints/.step-00000008.tmp"
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(settings, no_wandb, tmp_path / "killed", mix, "pivot", 7)
+    monkeypatch.undo()
+    assert (tmp_path / "killed" / names[1]).is_dir()
+    torn.mkdir(parents=True)
+    (torn / "model.safetensors").write_bytes(b"half")
+    run_train(settings, no_wandb, tmp_path / "killed", mix, "pivot", 7)
+    assert contents(tmp_path / "killed") == whole
+    late = dataclasses.replace(settings, snapshots=(25,))
+    with pytest.raises(SettingsError, match="snapshots: found 25, expected at most the 24 steps"):
+        run_train(late, no_wandb, tmp_path / "late", mix, "pivot", 7)
 
 
 def kill_and_rerun(settings: TrainSettings, mix: Path, out: Path, at_step: int) -> None:

@@ -13,8 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eval.chrf import summarise_chrf
+from eval.compare import COMPARISON_SCHEMA, DIRECTION_SCHEMA, SERIES_SCHEMA
 from eval.report_data import ReportInputs
-from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
+from eval.sentence_settings import SentencesSettings
+from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
+from eval.stats import Bootstrap
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
@@ -77,9 +81,12 @@ class RunPlan:
     hostile: bool = False
     pivots: bool = True
     evaluated: bool = True
+    translated: bool = False
     traced: bool = True
     attributed: bool = True
     trained: bool = True
+    compared: bool = True
+    series: bool = False
 
 
 def build_run(root: Path, plan: RunPlan) -> ReportInputs:
@@ -91,13 +98,17 @@ def build_run(root: Path, plan: RunPlan) -> ReportInputs:
     for stage, wanted in (
         ("train", plan.trained),
         ("evaluate", plan.evaluated),
+        ("sentences", plan.translated),
         ("trace", plan.traced),
         ("attribute", plan.attributed),
     ):
         write = getattr(builder, stage)
         stages[stage] = {key: write(*key) for key in keys} if wanted else {}
     singles = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-    return ReportInputs(**{s: root / s for s in singles}, task=root / "task.yaml", **stages)
+    compare = builder.compare(keys) if plan.compared else None
+    return ReportInputs(
+        **{s: root / s for s in singles}, task=root / "task.yaml", compare=compare, **stages
+    )
 
 
 @pytest.fixture(scope="session")
@@ -342,6 +353,58 @@ class _Builder:
         write_table(run.out / "items.parquet", pa.Table.from_pylist(rows))
         write_json(run.out / "summary.json", {"n_items": len(rows)})
         run.finish({"items": len(rows)})
+        return out
+
+    def compare(self, keys: list[tuple[str, int]]) -> Path:
+        run = self.stage("compare", CompareSettings(), {})
+        rng = np.random.default_rng(5)
+        arms = list(self.plan.arms)
+        pairs = [("model", a, b) for b, a in itertools.combinations(arms, 2)]
+        if len(self.plan.seeds) > 1:
+            runs = [f"{arm}/{seed}" for arm, seed in keys]
+            pairs += [("run", a, b) for b, a in itertools.combinations(runs, 2)]
+        comparisons = [
+            {"level": level, "model": a, "reference": b, "measure": measure, "mean": 0.2,
+             "reference_mean": 0.2 - gap, "difference": gap, "low": gap - 0.01, "high": gap + 0.01,
+             "p": 0.0123, "p_holm": 0.0456, "p_exact": False, "n_items": 118, "n_concepts": 10}
+            for level, a, b in pairs
+            for measure in ("score", "accuracy", "mrr")
+            for gap in [float(rng.normal(0, 0.05))]
+        ]  # fmt: skip
+        means = [
+            {"model": arm, "seed": seed, "source_lang": a, "target_lang": b, "mean": value,
+             "low": value - 0.02, "high": value + 0.02, "n": 10}
+            for arm, seed in keys
+            for a, b in self.pairs
+            for value in [float(rng.normal(0.05, 0.05))]
+        ]  # fmt: skip
+        steps = [
+            {"series": arm, "seed": seed, "step": step, "model": f"{arm}@step-{step:06d}",
+             "measure": "score", "mean": 1e-6 * step, "low": 0.0, "high": 2e-6 * step, "n": 118}
+            for arm, seed in keys
+            for step in (10, 50, 200)
+        ]  # fmt: skip
+        steps = steps if self.plan.series else []
+        for name, rows, schema in (
+            ("comparisons", comparisons, COMPARISON_SCHEMA),
+            ("directions", means, DIRECTION_SCHEMA),
+            ("series", steps, SERIES_SCHEMA),
+        ):
+            write_table(run.out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
+        run.finish({"models": len(keys)})
+        return self.root / "compare"
+
+    def sentences(self, arm: str, seed: int) -> Path:
+        out = self.root / "sentences" / arm / str(seed)
+        run = self.stage("sentences", settings_dict(SentencesSettings()), {}, out)
+        bootstrap = Bootstrap(20, 0.95, 0)
+        references = list(self.words[self.plan.languages[0]])
+        found = summarise_chrf(
+            {f"{a}-{b}": (references[::-1], references) for a, b in self.pairs}, bootstrap
+        )
+        shares = {"n_sentences": len(references), "truncated": 0.25, "empty": 0.125}
+        write_json(run.out / "summary.json", {**found, **shares})
+        run.finish({})
         return out
 
     def trace(self, arm: str, seed: int) -> Path:

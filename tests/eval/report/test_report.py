@@ -21,6 +21,7 @@ from eval.report_data import SEEDED_STAGES, SINGLE_STAGES
 from eval.report_settings import ReportSettings
 from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
+from mining.common.files import read_json
 from mining.common.stage import begin, read_manifest, settings_dict
 from mining.settings import CorpusSettings, MixSettings, TokenizeSettings
 from training.settings import TrainSettings
@@ -29,6 +30,7 @@ QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
     "differences", "corpus", "pivots", "scripts", "proportions", "mixes", "overlap", "train-loss",
     "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter", "roc", "auc",
+    "heatmaps", "series",
 }  # fmt: skip
 SECTIONS = (
     "answer", "corpus", "pivots", "proportions", "mixes", "training", "translation", "layers",
@@ -95,7 +97,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_report_is_complete_and_self_contained(tmp_path, finished_run):
-    page = report(tmp_path, finished_run(seeds=(0, 1)))
+    page = report(tmp_path, finished_run(seeds=(0, 1), series=True))
     out = tmp_path / "report"
     assert (out / "report.html").stat().st_size < 10_000_000
     ids = {attributes.get("id") for _, attributes in page.tags}
@@ -111,6 +113,10 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
         for key in ("src", "href"):
             value = attributes.get(key)
             assert value is None or value.startswith(("data:", "#")), (tag, value)
+    assert "Each pair of models" in page.text
+    assert "pivot/1 minus original/0" in page.text
+    assert "0.046" in page.text  # a corrected p-value
+    assert "mean reciprocal rank" in page.text
     manifest = read_manifest(out, "report")
     assert {"tokenizer", "train/pivot/0", "attribute/random/1", "task"} <= set(manifest.inputs)
     assert manifest.counts["verdict"] == "better"
@@ -120,8 +126,21 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_comparisons_of_one_seed_and_without_the_stage(tmp_path, finished_run):
+    arms = ("random", "pivot")
+    page = report(tmp_path / "one", finished_run(arms=arms))
+    assert "Each pair of models" in page.text
+    assert "single training runs" not in page.text
+    # The matrices of the arms show these values already, and there is no series.
+    assert not {"heatmaps", "series"} & set(page.charts())
+    page = report(tmp_path / "none", finished_run(arms=arms, compared=False))
+    assert "Each pair of models" not in page.text
+    assert "mean reciprocal rank" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_charts_are_valid_for_plotly(tmp_path, finished_run):
-    for name, spec in report(tmp_path, finished_run()).charts().items():
+    for name, spec in report(tmp_path, finished_run(seeds=(0, 1), series=True)).charts().items():
         figure = go.Figure(spec)
         assert len(figure.data) > 0, name
 
@@ -131,7 +150,7 @@ def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, fini
     moved = tmp_path / "elsewhere"
     root = inputs.task.parent
     shutil.copytree(root, moved)
-    per_run = ("train", "evaluate", "trace", "attribute")
+    per_run = SEEDED_STAGES
     changed = {
         name: {key: moved / path.relative_to(root) for key, path in getattr(inputs, name).items()}
         for name in per_run
@@ -223,6 +242,21 @@ def test_without_the_baseline_there_is_no_answer(tmp_path, finished_run):
     assert "Not answered" in page.text
     assert "This run has no evaluation of random." in page.text
     assert "differences" not in page.charts()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_sentences_have_a_section_where_the_run_translates_them(tmp_path, finished_run):
+    inputs = finished_run(arms=("random", "pivot"), translated=True, traced=False, attributed=False)
+    page = report(tmp_path, inputs)
+    summary = read_json(inputs.sentences["pivot", 0] / "summary.json")
+    assert ("section", "sentences") in {(tag, a.get("id")) for tag, a in page.tags}
+    for measure in ("sentence_chrf", "corpus_chrf", "corpus_chrf_pp"):
+        found = summary[measure]
+        assert f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]" in page.text
+    assert summary["signatures"]["chrf_pp"] in page.text
+    assert "ja → zh" in page.text
+    assert "25.0%" in page.text
+    assert "12.5%" in page.text
 
 
 def test_missing_parts_are_said_in_words(tmp_path, finished_run):

@@ -89,7 +89,15 @@ def test_visible_text_is_short_and_printable(text):
 
 
 def test_numbers():
-    assert number(-0.0004) == "0.000"
+    assert number(-0.0004) == "\u22120.00040"
+    assert number(-0.0004, scale=0.2) == "0.000"
+    assert number(1.24e-6) == "1.2e\u22126"
+    assert number(-9.96e-7) == "\u22121.0e\u22126"
+    assert number(1e-17) == number(0.0) == signed(-0.0) == "0.000"
+    assert signed(1.24e-6) == "+1.2e\u22126"
+    assert signed(None) == "\u2013"
+    assert interval(2e-6, -1.5e-7, 3e-6) == "2.0e\u22126 [\u22120.1e\u22126, 3.0e\u22126]"
+    assert interval(0.2, -0.0004, 0.4) == "0.200 [0.000, 0.400]"
     assert number(-0.5, 1) == "\u22120.5"
     assert number(float("nan")) == number(None) == "\u2013"
     assert signed(0.5, 1) == "+0.5"

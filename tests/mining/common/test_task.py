@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from launch.pipeline import find_task
 from mining.common.errors import InputError
 from mining.common.task import N_DISTRACTORS, read_task, task_files
 
@@ -105,18 +104,3 @@ def test_bad_tables_are_refused_with_their_line(
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="extra"):
         read_task(write(tmp_path, ["id"], HEADER + "extra: 1\n"))
-
-
-def test_shipped_task_is_complete() -> None:
-    task = read_task(find_task("words-small"))
-    assert len(task.concepts) >= 200
-    assert list(task.languages) == ["en", "fr", "zh", "ja"]
-    for lang in task.languages:
-        words = [concept.words[lang] for concept in task.concepts]
-        assert len(set(words)) == len(words), lang
-        assert not any(" " in word for word in words)
-    for source, target in task.directions():
-        for concept in task.concepts:
-            distractors = task.distractors(source, target, concept)
-            assert len(distractors) == N_DISTRACTORS
-            assert not {w.casefold() for w in distractors} & concept.forms(target)

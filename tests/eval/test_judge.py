@@ -1,0 +1,248 @@
+"""The judge: reading answers, retries and errors over real HTTP; a real model server is below."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from eval.build_settings import BuildTaskSettings, JudgeSettings, LexiconSource
+from eval.build_task import run_build_task
+from eval.judge import Verdict, ask, failing_concepts, pick, questions
+from mining.common.errors import InputError
+from mining.common.stage import read_manifest
+from mining.common.task import Task, read_task
+from tests.conftest import REPOSITORY
+
+CHOICES = ("Hund", "Katze", "Kuh")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Katze", "Katze"),
+        ("  katze.\n", "Katze"),
+        ("2", "Katze"),
+        ("2.", "Katze"),
+        ("2. Katze", "Katze"),
+        ('"Katze"', "Katze"),
+        ("**Katze**", "Katze"),
+        ("Katze\nbecause it is", "Katze"),
+        ("3. Katze", None),
+        ("Maus", None),
+        ("Hund or Katze", None),
+        ("", None),
+        ("4", None),
+    ],
+)
+def test_pick(answer: str, expected: str | None) -> None:
+    assert pick(answer, CHOICES) == expected
+
+
+@pytest.fixture
+def task(tmp_path: Path, word_task: Callable[..., Path]) -> Task:
+    return read_task(word_task(tmp_path / "task", 12, ("en", "fr")))
+
+
+def test_questions_hold_the_right_word_among_ten(task: Task) -> None:
+    asked = list(questions(task))
+    # Concept 0 is the same word in both languages.
+    assert {(q.source_lang, q.target_lang, q.concept) for q in asked} == {
+        (a, b, f"c{i}") for a, b in (("en", "fr"), ("fr", "en")) for i in range(1, 12)
+    }
+    assert all(len(set(q.choices)) == 10 and q.right in q.choices for q in asked)
+    # The place of the right word tells nothing.
+    assert len({q.choices.index(q.right) for q in asked}) > 3
+
+
+def test_failing_concepts_are_counted_by_direction(task: Task) -> None:
+    verdicts = [
+        Verdict(q, "", q.right if q.source_lang == "en" or q.concept == "c1" else None)
+        for q in questions(task)
+    ]
+    failing = failing_concepts(task.concepts, verdicts, 0.25)
+    assert failing == {f"c{i}": (1, 2) for i in range(2, 12)}
+    assert failing_concepts(task.concepts, verdicts, 0.5) == {}
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers with what `script` says, one entry a request; then with the right form."""
+
+    script: list[tuple[int, bytes]]
+    seen: list[tuple[str, dict[str, str], Any]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        good = json.dumps({"choices": [{"message": {"content": "1"}}]}).encode()
+        status, reply = self.server.script.pop(0) if self.server.script else (200, good)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[_Server]:
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.script, server.seen = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def judge_settings(port: int, **more: Any) -> JudgeSettings:
+    url = f"http://127.0.0.1:{port}/v1/"
+    return JudgeSettings(url=url, model="m", retry_seconds=0.01, **more)
+
+
+def test_passing_troubles_are_tried_again_and_answers_kept(
+    endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-key")
+    endpoint.script = [(503, b"busy"), (429, b"slow down")]
+    settings = judge_settings(endpoint.server_port, key_variable="MY_KEY", workers=1)
+    verdicts = ask(task, settings, tmp_path / "cache")
+    n = len(list(questions(task)))
+    assert len(verdicts) == n
+    assert all(v.picked == v.question.choices[0] for v in verdicts)
+    assert len(endpoint.seen) == n + 2
+    path, headers, body = endpoint.seen[-1]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer secret-key"
+    assert body["model"] == "m"
+    assert body["messages"][0]["content"] == verdicts[-1].question.prompt
+    assert "secret-key" not in "".join(p.read_text() for p in (tmp_path / "cache").rglob("*.json"))
+
+    # The same questions from the cache; another model asks anew.
+    assert ask(task, settings, tmp_path / "cache") == verdicts
+    assert len(endpoint.seen) == n + 2
+    other = JudgeSettings(url=settings.url, model="other")
+    ask(task, other, tmp_path / "cache")
+    assert len(endpoint.seen) == 2 * n + 2
+
+
+@pytest.mark.parametrize(
+    ("status", "reply", "message"),
+    [
+        (401, b"who are you", "status 401: who are you. The key in the environment variable"),
+        (400, b"no such model", "status 400: no such model"),
+        (200, b"<html>", "the reply is no JSON"),
+        (200, b'{"choices": []}', "not a chat completion"),
+    ],
+)
+def test_refusals_are_errors_at_once(
+    endpoint: _Server, task: Task, tmp_path: Path, status: int, reply: bytes, message: str
+) -> None:
+    endpoint.script = [(status, reply)] * 3
+    with pytest.raises(InputError, match=message):
+        ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path)
+    assert len(endpoint.seen) <= 3
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_silence_is_an_error_after_the_last_attempt(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no answer after 2 attempts.*the answers so far are kept"
+    ):
+        ask(task, judge_settings(free_port(), retries=1, workers=1), tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+@contextlib.contextmanager
+def served(model: Path, log: Path) -> Iterator[int]:
+    """`transformers serve` on a model folder; yields its port, and ends it."""
+    port = free_port()
+    code = "from transformers.cli.transformers import main; main()"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", str(model), *options],
+            stdout=handle, stderr=handle,
+        )  # fmt: skip
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()[-3000:]
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                break
+            time.sleep(0.2)
+        else:
+            raise AssertionError(f"the server does not start: {log.read_text()[-3000:]}")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_real_model_server(
+    tmp_path: Path, byte_bpe: Callable[..., Any], tiny_model: Callable[..., Any]
+) -> None:
+    """A random model's answers are nonsense; they are asked, kept and acted on like any other."""
+    tokenizer = byte_bpe(["hello world"], 280)
+    model = tmp_path / "byte-bpe"
+    net = tiny_model("llama", tokenizer.vocab_size)
+    net.save_pretrained(model)
+    config = {"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    text = json.dumps({**config, "chat_template": CHAT_TEMPLATE})
+    (model / "tokenizer_config.json").write_text(text, "utf-8")
+
+    source = LexiconSource(str(REPOSITORY / "tests" / "data" / "german.tsv"))
+    cache = tmp_path / "cache"
+
+    def build(out: Path, url: str, max_failed_share: float) -> pd.DataFrame:
+        judge = JudgeSettings(
+            url=url, model=str(model), max_tokens=3, retries=0, max_failed_share=max_failed_share
+        )
+        languages = {"en": "English", "de": "German"}
+        settings = BuildTaskSettings((source,), languages, judge=judge)
+        run_build_task(settings, out, {}, cache)
+        return pd.read_csv(out / "judge.tsv", sep="\t", keep_default_na=False, quoting=3)
+
+    with served(model, tmp_path / "log") as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        asked = build(tmp_path / "first", url, 1.0)
+        log = (tmp_path / "log").read_text()
+    assert len(asked) == 100
+    assert log.count('"POST /v1/chat/completions HTTP/1.1" 200') == 100
+    counts = read_manifest(tmp_path / "first").counts
+    assert counts["judged"] == 100
+    assert counts["concepts"] == 50
+    assert counts["judged_right"] == (asked["picked"] == asked["right"]).sum()
+    assert len(list(cache.rglob("*.json"))) == 100
+
+    # The server is gone: another run with the same questions asks nobody. A stricter limit drops
+    # what the model missed, which is everything here.
+    again = build(tmp_path / "second", url, 1.0)
+    pd.testing.assert_frame_equal(again, asked)
+    with pytest.raises(InputError, match=r"no concept is left.*judge: \d+.*missed in"):
+        build(tmp_path / "third", url, 0.0)

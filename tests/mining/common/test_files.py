@@ -1,0 +1,18 @@
+"""Leftovers of killed writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mining.common.files import remove_leftovers
+
+
+def test_leftovers_may_be_files_and_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / ".step-00000008.tmp"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"half")
+    (folder / ".state.json.1.tmp").write_bytes(b"half")
+    (tmp_path / ".table.parquet.7.tmp").write_bytes(b"half")
+    (tmp_path / "table.parquet").write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "table.parquet"]
