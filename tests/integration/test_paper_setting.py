@@ -168,7 +168,7 @@ def test_sequences_of_a_stand_in_are_mined(tmp_path: Path) -> None:
         "engine.workers": 1,
     }
     arguments = [f"--{key}={value}" for key, value in settings.items()]
-    for stage in ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix"):
+    for stage in ("tokenizer", "tokenize", "count", "pivots", "score", "mix"):
         assert main([stage, "--config", str(SEQUENCES), *arguments]) == 0, stage
     seen = order[20 * batch : (20 + steps) * batch]
     counts = read_manifest(tmp_path / "run" / "tokenize").counts
