@@ -7,6 +7,7 @@ order of training.
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -136,9 +137,10 @@ def test_sequences_of_a_stand_in_are_mined(tmp_path: Path) -> None:
     length, batch, steps = 64, 16, 60
     texts: dict[str, list[str]] = {}
     for path in sorted((SHARED / "corpus").glob("*/*.jsonl.gz")):
-        lines = gzip.decompress(path.read_bytes()).splitlines()[:PER_FILE]
-        texts.setdefault(path.parent.name, []).extend(json.loads(line)["text"] for line in lines)
-    standin_model(tmp_path / "olmo", [text for some in texts.values() for text in some[::10]])
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            some = [json.loads(line)["text"][:2000] for line in itertools.islice(lines, 20)]
+        texts.setdefault(path.parent.name, []).extend(some)
+    standin_model(tmp_path / "olmo", [text for some in texts.values() for text in some[::4]])
     tokenizer = load_tokenizer(tmp_path / "olmo")
     arrays = []
     for name, some in texts.items():
