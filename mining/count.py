@@ -1,33 +1,35 @@
-"""The `count` stage: exact document frequencies and co-occurrence counts of the top items.
+"""The `count` stage: exact document frequencies and co-occurrence counts of items.
 
 Two passes over the shards. The first counts the documents of each id and language and chooses the
 items; the second counts pairs, each task the documents of its share of the shards, one file a row
 band; then the tasks' bands are added up and written as Parquet. Sums of whole numbers do not depend
-on their order, so neither do the tables on shards, tasks or workers.
+on their order, so neither do the tables on shards, tasks or workers. Where the context is a
+sequence, "document" means a piece of one; pairs in windows are counted by mining.window_pairs.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
 from mining.common.files import read_json, remove_tree, write_json
 from mining.common.logs import log
 from mining.common.shards import common_info, list_shards, write_table
-from mining.common.stage import StageInput, begin, require_same, settings_dict
+from mining.common.stage import FilesInput, Input, StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.contexts import PAIRS_SCHEMA, Source, read_contexts
 from mining.items import (
     RARE_WORDS,
     excluded_ids,
+    read_item_list,
     read_vocabulary,
     token_columns,
     tokenizer_input,
@@ -42,45 +44,33 @@ from mining.kernels.cooccurrence import (
     pair_counts,
     unique_items,
 )
-from mining.pieces import Piece, count_pieces, map_array, read_pieces, save_array
+from mining.pieces import count_pieces, map_array, save_array
 from mining.settings import CountSettings, EngineSettings
 from mining.tasks import run_tasks
+from mining.window_pairs import Window, check_overflow, count_window_pairs, merge_window_pairs
 
+# A block's bit-rows of one tile, 64 bytes a document, should stay in the cache.
+BLOCK_DOCUMENTS = 1 << 16
 BLOCK_POSTINGS = 1 << 25
 MAX_MERGE_TASKS = 64
-PAIRS_SCHEMA = pa.schema(
-    [
-        pa.field("i", pa.uint32(), nullable=False),
-        pa.field("j", pa.uint32(), nullable=False),
-        pa.field("n", pa.uint64(), nullable=False),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a map task has to know of the shards; `n_ids` is the size of the vocabulary."""
-
-    shards: tuple[Path, ...]
-    sources: tuple[str, ...]
-    n_ids: int
 
 
 def run_count(
     settings: CountSettings, out: Path, tokens: Path, tokenizer: Path, engine: EngineSettings
 ) -> None:
-    """Count the documents of the top items and of their pairs (METHOD section 4, step 1).
+    """Count the documents of items and the documents or windows of their pairs (METHOD section 4).
 
     Reads the shards of the `tokenize` stage; writes `items.parquet` and `pairs/*.parquet`. Raises
     MismatchError where tokenizer and shards do not belong together, and InputError where no
     document is left to count or an id is outside the vocabulary.
     """
-    run = begin(
-        "count",
-        out,
-        settings_dict(settings),
-        {"tokens": StageInput(tokens, "tokenize"), "tokenizer": tokenizer_input(tokenizer)},
-    )
+    inputs: dict[str, Input] = {
+        "tokens": StageInput(tokens, "tokenize"),
+        "tokenizer": tokenizer_input(tokenizer),
+    }
+    if settings.vocabulary is not None:
+        inputs["vocabulary"] = FilesInput.folder(Path(settings.vocabulary))
+    run = begin("count", out, settings_dict(settings), inputs)
     if run is None:
         return
     loaded = load_tokenizer(tokenizer)
@@ -96,7 +86,15 @@ def run_count(
         found = common_info(shards).fingerprint
         require_same("tokenizer", {str(folder): found, str(tokenizer): loaded.fingerprint})
     fingerprint = common_info(shards).fingerprint
-    source = Source(tuple(shards), settings.sources, len(excluded))
+    length = settings.sequence_length if settings.context == "sequence" else None
+    source = Source(tuple(shards), settings.sources, len(excluded), length)
+    window = Window(settings.window, settings.directed, settings.weights)
+    if settings.context == "window":
+        check_overflow(window, shards)
+    n_wanted = settings.top_items
+    if settings.vocabulary is not None:
+        listed = read_item_list(Path(settings.vocabulary), vocabulary, excluded)
+        excluded, n_wanted = ~listed, int(listed.sum())
     n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
 
     frequencies = run.work / f"frequencies-{n_tasks}"
@@ -105,7 +103,7 @@ def run_count(
     documents, doc_freq = _merge_frequencies(frequencies, n_tasks)
     if not documents:
         raise InputError(f"{folder}: no document to count (count.sources {settings.sources})")
-    ids = choose_items(sum(doc_freq.values()), excluded, settings.top_items)  # type: ignore[arg-type]
+    ids = choose_items(sum(doc_freq.values()), excluded, n_wanted)  # type: ignore[arg-type]
     if len(ids) < 2:
         raise InputError(f"{folder}: {len(ids)} items in the documents, at least 2 are needed")
     _write_items(out / "items.parquet", ids, doc_freq, loaded, vocabulary)
@@ -115,15 +113,21 @@ def run_count(
     numbering = run.work / "item_of.npy"
     save_array(numbering, item_of)
     partial = run.work / f"pairs-{n_tasks}"
-    task = functools.partial(
-        _count_pairs, source=source, item_of=numbering, n_items=len(ids), folder=partial
-    )
+    mapped: dict[str, Any] = {
+        "source": source, "item_of": numbering, "n_items": len(ids), "folder": partial
+    }  # fmt: skip
+    merged: dict[str, Any] = {
+        "partial": partial, "n_parts": n_tasks, "n_items": len(ids), "out": out / "pairs"
+    }  # fmt: skip
+    if settings.context == "window":
+        task = functools.partial(count_window_pairs, window=window, **mapped)
+        merge = functools.partial(merge_window_pairs, directed=window.directed, **merged)
+    else:
+        task = functools.partial(_count_pairs, **mapped)
+        merge = functools.partial(_merge_pairs, **merged)
     run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
     n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
-    task = functools.partial(
-        _merge_pairs, partial=partial, n_parts=n_tasks, n_items=len(ids), out=out / "pairs"
-    )
-    run_tasks("count: bands", task, n_merge, partial / f"merge-{n_merge}", engine)
+    run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
     written = sorted((out / "pairs").glob("*.parquet"))
     n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
     total = sum(documents.values())
@@ -137,8 +141,21 @@ def run_count(
             "pairs": n_pairs,
             "unit": settings.unit,
             "fingerprint": fingerprint,
+            **_describe_context(settings, window),
+            **({"vocabulary_absent": n_wanted - len(ids)} if settings.vocabulary else {}),
         }
     )
+
+
+def _describe_context(settings: CountSettings, window: Window) -> dict[str, Any]:
+    """What a later stage has to know of the counts; window sums are to be divided by `divisor`."""
+    found: dict[str, Any] = {"context": settings.context}
+    if settings.context == "sequence":
+        found["sequence_length"] = settings.sequence_length
+    if settings.context == "window":
+        found["window"], found["directed"] = window.width, window.directed
+        found["weights"], found["divisor"] = window.weighting, int(window.weights()[0])
+    return found
 
 
 def choose_items(
@@ -153,20 +170,12 @@ def choose_items(
     return order[allowed[order] > 0]
 
 
-def _kept(piece: Piece, sources: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """Which documents of a piece count: those of the given sources, or all (bool [n_docs])."""
-    if not sources:
-        return np.ones(len(piece), dtype=np.bool_)
-    known = pa.array(sources, pa.string())
-    return np.asarray(pc.is_in(piece.source, value_set=known).to_numpy(zero_copy_only=False))
-
-
 def _count_frequencies(rank: int, world: int, source: Source, folder: Path) -> None:
     """Map task of the first pass: documents per language, and per language and id."""
     documents: dict[str, int] = {}
     counts: dict[str, npt.NDArray[np.uint64]] = {}
-    for piece in read_pieces(source.shards, source.n_ids, rank, world):
-        groups = np.where(_kept(piece, source.sources), piece.lang, np.int64(-1))
+    for piece, kept in read_contexts(source, rank, world):
+        groups = np.where(kept, piece.lang, np.int64(-1))
         found = np.zeros((len(piece.languages), source.n_ids), dtype=np.uint64)
         add_document_frequencies(piece.tokens, piece.offsets, groups, found)
         for code, lang in enumerate(piece.languages):
@@ -219,20 +228,19 @@ def _write_items(
 def _blocks(
     source: Source, item_of: npt.NDArray[np.int32], n_items: int, rank: int, world: int
 ) -> Iterator[Block]:
-    """A task's documents in blocks of about BLOCK_POSTINGS postings, so that memory is bounded."""
+    """A task's documents in blocks of bounded size."""
     items: list[npt.NDArray[np.uint32]] = []
     offsets = [np.zeros(1, dtype=np.int64)]
-    n_held = 0
-    for piece in read_pieces(source.shards, source.n_ids, rank, world):
-        found, ends = unique_items(
-            piece.tokens, piece.offsets, _kept(piece, source.sources), item_of, n_items
-        )
+    n_held = n_documents = 0
+    for piece, kept in read_contexts(source, rank, world):
+        found, ends = unique_items(piece.tokens, piece.offsets, kept, item_of, n_items)
         items.append(found)
         offsets.append(ends[1:] + n_held)
         n_held += len(found)
-        if n_held >= BLOCK_POSTINGS:
+        n_documents += len(ends) - 1
+        if n_held >= BLOCK_POSTINGS or n_documents >= BLOCK_DOCUMENTS:
             yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
-            items, offsets, n_held = [], [np.zeros(1, dtype=np.int64)], 0
+            items, offsets, n_held, n_documents = [], [np.zeros(1, dtype=np.int64)], 0, 0
     if n_held:
         yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
 

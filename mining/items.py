@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
+from mining.common.logs import log
 from mining.common.stage import MANIFEST, FilesInput, Input, StageInput
 from mining.common.tokenizer import Tokenizer
+from mining.settings import MAX_ITEMS
 
 RARE_WORDS = 0
 VOCABULARY = "vocabulary.parquet"
@@ -85,6 +87,48 @@ def read_vocabulary(folder: Path) -> list[str]:
     for number, word in zip(*(column.to_pylist() for column in table.columns), strict=True):
         words[number] = word
     return words
+
+
+def read_item_list(
+    path: Path, vocabulary: Sequence[str], excluded: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which ids a file of one item a line names, as a mask (bool [n_ids]).
+
+    Words (NFC, case folded) where there is a vocabulary of words, else token ids. Words that the
+    vocabulary lacks and ids that are `excluded` cannot be counted: they are left out, with a
+    warning. Raises InputError for a line that is no id, and where nothing is left.
+    """
+    numbers = {word: number for number, word in enumerate(vocabulary)}
+    mask = np.zeros(len(excluded), dtype=np.bool_)
+    left_out: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    for row, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        if vocabulary:
+            number = numbers.get(unicodedata.normalize("NFC", line).casefold())
+        elif not (line.isascii() and line.isdigit()) or int(line) >= len(mask):
+            raise InputError(
+                f"{path}:{row}: found {line[:80]!r}, expected a token id below {len(mask)} "
+                "(for words: count.unit word)"
+            )
+        else:
+            number = int(line)
+        if number is None or excluded[number]:
+            left_out.append(line)
+        else:
+            mask[number] = True
+    if left_out:
+        log.warning(
+            "count: %d items of %s are not in the corpus' vocabulary, such as %s",
+            len(left_out), path, ", ".join(left_out[:5]),
+        )  # fmt: skip
+    if not 2 <= mask.sum() <= MAX_ITEMS:
+        raise InputError(f"{path}: {mask.sum()} items can be counted, expected 2 to {MAX_ITEMS}")
+    return mask
 
 
 def excluded_ids(special: Sequence[int], n_ids: int) -> npt.NDArray[np.bool_]:

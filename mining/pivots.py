@@ -61,6 +61,11 @@ def run_pivots(settings: PivotsSettings, out: Path, count: Path) -> None:
     if run is None:
         return
     counts = read_manifest(count, "count").counts
+    if counts.get("context") == "window":
+        raise InputError(
+            f"{count}: holds counts of windows, but pivots are chosen by documents; count again "
+            "with count.context document or sequence"
+        )
     items = read_items(count, counts["languages"], settings.language_share)
     if len(items.languages) < 2 and settings.definition != "degree":
         log.warning(

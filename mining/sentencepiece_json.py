@@ -7,11 +7,14 @@ text, no piece across a word border. Newlines and other characters without a pie
 from __future__ import annotations
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mining.settings import ModelType
 
 BORDER = "\u2581"
+SCORE_UNIT = 2.0**-8
+KINDS: dict[int, ModelType] = {1: "unigram", 2: "bpe", 3: "word"}  # TrainerSpec.ModelType
 
 
 def to_tokenizer_json(model: bytes, kind: ModelType) -> tuple[Tokenizer, dict[str, str]]:
@@ -65,6 +68,35 @@ def to_tokenizer_json(model: bytes, kind: ModelType) -> tuple[Tokenizer, dict[st
         [AddedToken(text, special=True, normalized=False) for text in special.values()]
     )
     return engine, special
+
+
+def read_kind(model: bytes) -> ModelType:
+    """The kind of a serialised model of the `tokenizer` stage."""
+    return KINDS[_parse(model).trainer_spec.model_type]
+
+
+def round_scores(model: bytes) -> bytes:
+    """A serialised model with its scores rounded to multiples of SCORE_UNIT.
+
+    Sums of such scores are exact in 32 bits up to 65,536, so that every engine finds the same best
+    segmentation, also where two are equally good.
+    """
+    proto = _parse(model)
+    for piece in proto.pieces:
+        piece.score = round(piece.score / SCORE_UNIT) * SCORE_UNIT
+    rounded: bytes = proto.SerializeToString(deterministic=True)
+    return rounded
+
+
+def has_rounded_scores(model: bytes) -> bool:
+    """Whether `round_scores` would change nothing."""
+    return all((piece.score / SCORE_UNIT).is_integer() for piece in _parse(model).pieces)
+
+
+def _parse(model: bytes) -> sentencepiece_model_pb2.ModelProto:
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    return proto
 
 
 def _reserved(processor: sentencepiece.SentencePieceProcessor, token: int) -> bool:

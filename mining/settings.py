@@ -11,6 +11,7 @@ from typing import Literal
 
 from mining.common.errors import check_setting
 from mining.common.stage import engine_setting, path_setting
+from mining.token_settings import TokenFilesSettings
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,17 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """The documents: JSONL (plain, .gz, .zst) or Parquet files.
+    """The documents: JSONL (plain, .gz, .zst), Parquet, or Hugging Face datasets.
 
     Attributes:
-        path: folder or file, local or any fsspec URL; null means the generated world.
+        path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
+            means the generated world.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
-            *.json.gz, *.json.zst, *.ndjson and *.parquet.
+            *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk).
         languages: the languages to keep, by code; documents in others are dropped (and counted).
             Empty keeps all.
         text_field: field of the document's text; a dot leads into nested objects.
-        id_field: field of the document's id, unique in the corpus.
+        id_field: field of the document's id, unique in the corpus; null makes one of file and line.
         lang_field: field of its language, a code of letters, digits, "-" and "_"; null, or a
             document without it, means it is identified.
         source_field: field of its source; a document without it gets the name of its file.
@@ -53,19 +55,21 @@ class CorpusSettings:
         max_record_bytes: longer records are quarantined by their first 64 KiB, length and hash.
         deduplicate: drop documents whose text stood before, letter by letter.
         min_chars: drop documents shorter than this.
+        token_files: where the documents are token ids already.
     """
 
     path: str | None = path_setting()
     glob: str | None = None
     languages: tuple[str, ...] = ()
     text_field: str = "text"
-    id_field: str = "id"
+    id_field: str | None = "id"
     lang_field: str | None = "lang"
     source_field: str = "source"
     group_field: str | None = None
     max_record_bytes: int = 64 << 20
     deduplicate: bool = True
     min_chars: int = 1
+    token_files: TokenFilesSettings = field(default_factory=TokenFilesSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "max_record_bytes", self.max_record_bytes >= 1 << 10, "at least 1024")
@@ -118,35 +122,61 @@ class TokenizeSettings:
         words: also segment the text into words (ICU) and write word-id shards.
         max_words: size of the word vocabulary, by document frequency; rarer words get the id 0.
         word_min_doc_freq: words in fewer documents get the id 0.
+        near_duplicates: also drop documents of nearly the same words as an earlier one, by MinHash:
+            about 80% common runs of five words. Reads and segments the text once more.
     """
 
     words: bool = False
     max_words: int = 1_000_000
     word_min_doc_freq: int = 2
+    near_duplicates: bool = False
 
     def __post_init__(self) -> None:
         check_setting(self, "max_words", self.max_words >= 1, "at least 1")
         check_setting(self, "word_min_doc_freq", self.word_min_doc_freq >= 1, "at least 1")
 
 
+MAX_ITEMS = 1 << 17
+
+
 @dataclass(frozen=True)
 class CountSettings:
-    """Counts in how many documents each pair of items stands together, exactly.
+    """Counts in how many documents, or how often in windows, two items stand together, exactly.
 
     Attributes:
         unit: items are token ids, or word ids (needs tokenize.words).
+        vocabulary: file that names the items, one a line: words, or token ids; null takes the
+            top_items.
         top_items: number of items: the ones in the most documents, ties by id.
+        context: where two items stand together: in one document, in one sequence (a document's
+            consecutive pieces of at most sequence_length tokens, each counted like a document), or
+            within a window of tokens (pivots need one of the others).
+        sequence_length: most tokens of a sequence.
+        window: most tokens from one item to the other, where context is window.
+        directed: count the pair (i, j) only where i stands first; else (i, j) with i <= j.
+        weights: of distances in a window: flat, or harmonic (1 / distance; the sums are whole
+            numbers, to be divided by the `divisor` in the manifest).
         sources: count only documents of these sources; empty takes all.
         map_tasks: pieces the shards are divided into; null means one a worker.
     """
 
     unit: Literal["token", "word"] = "token"
+    vocabulary: str | None = path_setting()
     top_items: int = 8192
+    context: Literal["document", "sequence", "window"] = "document"
+    sequence_length: int = 2048
+    window: int = 10
+    directed: bool = False
+    weights: Literal["flat", "harmonic"] = "flat"
     sources: tuple[str, ...] = ()
     map_tasks: int | None = engine_setting()
 
     def __post_init__(self) -> None:
-        check_setting(self, "top_items", 2 <= self.top_items <= 1 << 17, "between 2 and 131072")
+        check_setting(self, "top_items", 2 <= self.top_items <= MAX_ITEMS, "between 2 and 131072")
+        check_setting(self, "sequence_length", self.sequence_length >= 2, "at least 2")
+        # More harmonic weights, as whole numbers, would soon overflow 64 bits.
+        most = 40 if self.weights == "harmonic" else 1 << 15
+        check_setting(self, "window", 1 <= self.window <= most, f"between 1 and {most}")
         check_setting(
             self, "map_tasks", self.map_tasks is None or self.map_tasks >= 1, "at least 1, or null"
         )

@@ -1,8 +1,10 @@
 """The `tokenize` stage: documents in, token shards out; bad records into quarantine.
 
-One task a file. A task keeps the file's good records with hashes of their ids and texts; then, over
-all files, a record whose id stood before goes to quarantine, and one whose text stood before is
-dropped. What stays becomes the file's shard: the k-th file's is `tokens/<k>.parquet`.
+One task a part of the corpus: a file, or some sequences of token files. A task keeps the part's
+good records with hashes of their ids and texts; then, over all parts, a record whose id stood
+before goes to quarantine, and one whose text stood before is dropped. What stays becomes a shard:
+the k-th part's is `tokens/<k>.parquet`. Where a language was identified, `languages/<k>.parquet`
+keeps how sure that is.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import heapq
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +27,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
-from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata
+from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata, write_table
 from mining.common.stage import StageInput, begin, settings_dict
-from mining.common.tokenizer import Tokenizer, load_tokenizer
-from mining.documents import (
-    CorpusInput,
-    FileReader,
-    Record,
-    Rejected,
-    list_documents,
-    reject_record,
-)
+from mining.common.tokenizer import load_tokenizer
+from mining.documents import Record, Rejected, reject_record
+from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
+from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
 from mining.tasks import run_tasks
 from mining.word_shards import local_words, write_word_shards
 
-PART_SCHEMA = SCHEMA.append(pa.field("line", pa.int64(), nullable=False))
+SAMPLE_TEXTS = 64
+SAMPLE_CHARS = 20_000
+LANGUAGES_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("lang", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+    ]
+)
+
+
+class Encoder(Protocol):
+    """Turns texts into token ids."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]: ...
 
 
 def run_tokenize(
@@ -60,27 +71,33 @@ def run_tokenize(
     )
     if run is None:
         return
-    files = list_documents(corpus)
+    readers = open_readers(corpus, tokenizer)
     parts = run.work / "parts"
+    sample = itertools.islice(_sample(readers), SAMPLE_TEXTS)
+    encoder = load_encoder(tokenizer, load_tokenizer(tokenizer), sample)
     task = partial(
-        tokenize_file,
-        files=list(files.items()),
+        tokenize_parts,
+        readers=readers,
         corpus=corpus,
         tokenizer=tokenizer,
         parts=parts,
         with_words=settings.words,
+        fast=encoder is not None,
     )
-    run_tasks("tokenize", task, len(files), run.work / "tasks", engine)
+    run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
 
     fingerprint = load_tokenizer(tokenizer).fingerprint
-    verdicts = _find_duplicates(parts, len(files), corpus.deduplicate)
+    verdicts = _find_duplicates(parts, len(readers), corpus.deduplicate)
+    if settings.near_duplicates:
+        verdicts = _drop_near_duplicates(verdicts, readers, corpus, run.work, engine)
     reports = []
-    for k, (name, path) in enumerate(files.items()):
+    for k, reader in enumerate(readers):
         report = read_json(parts / f"{k:05d}.json")
-        duplicates = _requarantine(verdicts[k], path, name, corpus)
+        duplicates = _requarantine(verdicts[k], reader, corpus)
         bad = parts / f"{k:05d}.quarantine.jsonl"
         _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
         _finish_shard(parts, k, out, verdicts[k].keep, ShardInfo("token", fingerprint))
+        _finish_languages(parts, k, out, verdicts[k].keep)
         _settle(report, verdicts[k], parts / f"{k:05d}.parquet")
         reports.append(report)
     keep = [verdict.keep for verdict in verdicts]
@@ -88,56 +105,67 @@ def run_tokenize(
     counts["fingerprint"] = fingerprint
     if settings.words:
         counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
-    run.record_hashes("documents", {report["file"]: report["sha256"] for report in reports})
+    run.record_hashes("documents", merge_hashes(report["hashes"] for report in reports))
     run.finish(counts)
 
 
-def tokenize_file(
+def tokenize_parts(
     rank: int,
     world_size: int,
-    files: list[tuple[str, str]],
+    readers: list[Reader],
     corpus: CorpusSettings,
     tokenizer: Path,
     parts: Path,
     with_words: bool,
+    fast: bool,
 ) -> None:
-    """Read and tokenise the files rank, rank + world_size, ...; write their parts."""
-    loaded = load_tokenizer(tokenizer)
-    for k in range(rank, len(files), world_size):
-        _tokenize_one(k, *files[k], corpus, loaded, parts, with_words)
+    """Read and tokenise the parts rank, rank + world_size, ... of the corpus."""
+    loaded: Encoder = load_tokenizer(tokenizer)
+    if fast:
+        loaded = SentencePieceEncoder(tokenizer / MODEL, load_tokenizer(tokenizer))
+    for k in range(rank, len(readers), world_size):
+        _tokenize_one(k, readers[k], corpus, loaded, parts, with_words)
+
+
+def _sample(readers: list[Reader]) -> Iterator[str]:
+    """Some texts of the first files, to try an engine on."""
+    for reader in readers:
+        records = (item for item in reader if isinstance(item, Record) and item.tokens is None)
+        for record in itertools.islice(records, SAMPLE_TEXTS // 8):
+            yield record.text[:SAMPLE_CHARS]
 
 
 def _tokenize_one(
     k: int,
-    name: str,
-    path: str,
+    reader: Reader,
     corpus: CorpusSettings,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     parts: Path,
     with_words: bool,
 ) -> None:
     parts.mkdir(parents=True, exist_ok=True)
-    reader = FileReader(path, name, corpus)
     report: dict[str, Any] = {
-        "file": name,
+        "file": reader.name,
         "records": 0,
         "quarantined": Counter(),
         "dropped": Counter(),
         "languages_identified": 0,
     }
     hashes: list[bytes] = []
+    identified: list[tuple[int, str, str, float]] = []
     with (
         # Written at once: where a setting names the wrong field, every record ends here.
         atomic_path(parts / f"{k:05d}.quarantine.jsonl") as bad_path,
         bad_path.open("w", encoding="utf-8") as bad,
         atomic_path(parts / f"{k:05d}.parquet") as temporary,
-        pq.ParquetWriter(temporary, PART_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
-        good = _keep_records(reader, corpus, report, lambda item: bad.write(quarantine_line(item)))
+        good = _keep_records(
+            reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
+        )
         for batch in _batches(good, ROWS_PER_GROUP):
-            tokens = tokenizer.encode_batch([record.text for record, _ in batch])
-            writer.write_table(_part_table(batch, tokens))
+            writer.write_table(_part_table(batch, _tokens(batch, tokenizer)))
             word_writer.write(batch)
             for record, _ in batch:
                 hashes.append(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
@@ -145,17 +173,31 @@ def _tokenize_one(
     array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
     with atomic_path(parts / f"{k:05d}.npy") as temporary, temporary.open("wb") as handle:
         np.save(handle, array)
-    report["sha256"] = reader.sha256
+    report["hashes"] = reader.hashes
+    write_json(parts / f"{k:05d}.languages.json", identified)
     write_json(parts / f"{k:05d}.json", report)
+
+
+def _tokens(batch: list[tuple[Record, str]], tokenizer: Encoder) -> list[npt.NDArray[np.uint32]]:
+    """The documents' tokens: those they came with, or else those of their text."""
+    given = [record.tokens for record, _ in batch if record.tokens is not None]
+    if given:
+        return given  # all documents of a corpus come with tokens, or none
+    return tokenizer.encode_batch([record.text for record, _ in batch])
 
 
 def _keep_records(
     reader: Iterable[Record | Rejected],
     corpus: CorpusSettings,
     report: dict[str, Any],
+    identified: list[tuple[int, str, str, float]],
     reject: Callable[[Rejected], object],
 ) -> Iterator[tuple[Record, str]]:
-    """Yield the records that stand by themselves, with their language; account for the others."""
+    """Yield the records that stand by themselves, with their language; account for the others.
+
+    `identified` gets (row, id, language, confidence) of those that no field labelled.
+    """
+    row = 0
     for item in reader:
         report["records"] += 1
         if isinstance(item, Rejected):
@@ -165,13 +207,16 @@ def _keep_records(
         if len(item.text) < corpus.min_chars:
             report["dropped"]["too short"] += 1
             continue
-        lang = item.lang
+        lang, confidence = item.lang, None
         if lang is None:
-            lang, _ = identify(item.text)
+            lang, confidence = identify(item.text)
             report["languages_identified"] += 1
         if corpus.languages and lang not in corpus.languages:
             report["dropped"]["language"] += 1
             continue
+        if confidence is not None:
+            identified.append((row, item.id, lang, confidence))
+        row += 1
         yield item, lang
 
 
@@ -199,18 +244,18 @@ def _part_table(batch: list[tuple[Record, str]], tokens: list[npt.NDArray[np.uin
         pa.array([record.group for record, _ in batch], pa.string()),
         pa.array([len(record.text) for record, _ in batch], pa.int64()),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.uint32())),
-        pa.array([record.line for record, _ in batch], pa.int64()),
     ]
-    return pa.Table.from_arrays(columns, schema=PART_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one file's records: `keep` bool [n]; `same_id`, `same_text`: rows that stood before."""
+    """Of one part's records: `keep` bool [n] and, as rows, those that are not kept by rule."""
 
     keep: npt.NDArray[np.bool_]
     same_id: list[int]
     same_text: list[int]
+    near_text: list[int]
 
 
 def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdict]:
@@ -227,9 +272,46 @@ def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdi
     for start, end in itertools.pairwise(borders):
         ids, texts = bad_id[start:end], bad_text[start:end]
         verdicts.append(
-            Verdict(~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist())
+            Verdict(
+                ~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist(), []
+            )
         )
     return verdicts
+
+
+def _drop_near_duplicates(
+    verdicts: list[Verdict],
+    readers: list[Reader],
+    corpus: CorpusSettings,
+    work: Path,
+    engine: EngineSettings,
+) -> list[Verdict]:
+    from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
+
+    masks = [verdict.keep for verdict in verdicts]
+    texts = partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
+    found = find_near_duplicates(len(readers), texts, work / "near", engine)
+    changed = []
+    for verdict, places in zip(verdicts, found, strict=True):
+        rows = np.flatnonzero(verdict.keep)[places]
+        keep = verdict.keep.copy()
+        keep[rows] = False
+        changed.append(replace(verdict, keep=keep, near_text=rows.tolist()))
+    return changed
+
+
+def _kept_texts(
+    k: int, readers: list[Reader], corpus: CorpusSettings, masks: list[npt.NDArray[np.bool_]]
+) -> Iterator[str]:
+    """The texts of a part's documents that are kept so far."""
+    good = _keep_records(readers[k], corpus, _no_report(), [], lambda _: None)
+    for row, (record, _) in enumerate(good):
+        if masks[k][row]:
+            yield record.text
+
+
+def _no_report() -> dict[str, Any]:
+    return defaultdict(Counter, records=0, languages_identified=0)
 
 
 def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -241,15 +323,12 @@ def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     return first
 
 
-def _requarantine(
-    verdict: Verdict, path: str, name: str, corpus: CorpusSettings
-) -> Iterator[Rejected]:
+def _requarantine(verdict: Verdict, reader: Reader, corpus: CorpusSettings) -> Iterator[Rejected]:
     """Fetch the raw records of a file's duplicate ids again, in order."""
     if not verdict.same_id:
         return
     wanted = set(verdict.same_id)
-    report: dict[str, Any] = defaultdict(Counter, records=0, languages_identified=0)
-    good = _keep_records(FileReader(path, name, corpus), corpus, report, lambda _: None)
+    good = _keep_records(reader, corpus, _no_report(), [], lambda _: None)
     for row, (record, _) in enumerate(good):
         if row in wanted:
             detail = f"the id {record.id!r} stood in an earlier record"
@@ -309,11 +388,22 @@ def _finish_shard(
             writer.write_table(table.filter(mask).cast(schema))
 
 
+def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
+    """Write how sure the identified languages of a shard's documents are; no file for none."""
+    rows = [row for row in read_json(parts / f"{k:05d}.languages.json") if keep[row[0]]]
+    if not rows:
+        return
+    _, ids, langs, confidences = zip(*rows, strict=True)
+    columns = {"id": ids, "lang": langs, "confidence": confidences}
+    write_table(out / "languages" / f"{k:05d}.parquet", pa.table(columns, schema=LANGUAGES_SCHEMA))
+
+
 def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
     """Complete a file's account with the duplicates and what its documents add up to."""
     for reason, rows, kind in (
         ("duplicate id", verdict.same_id, "quarantined"),
         ("duplicate text", verdict.same_text, "dropped"),
+        ("near-duplicate text", verdict.near_text, "dropped"),
     ):
         if rows:
             report[kind][reason] = report[kind].get(reason, 0) + len(rows)

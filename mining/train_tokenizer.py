@@ -14,15 +14,16 @@ from typing import Any
 
 import sentencepiece
 
-from mining.common.errors import InputError
+from mining.common.errors import InputError, SettingsError
 from mining.common.files import atomic_path, write_bytes, write_json
 from mining.common.logs import log, progress
 from mining.common.seeds import hash64
 from mining.common.stage import FilesInput, Input, NamedInput, begin, settings_dict
 from mining.common.tokenizer import hub_file, load_tokenizer
-from mining.documents import CorpusInput, FileReader, Record, list_documents
+from mining.documents import FileReader, Record, list_documents
+from mining.inputs import CorpusInput
 from mining.langid import identify
-from mining.sentencepiece_json import to_tokenizer_json
+from mining.sentencepiece_json import round_scores, to_tokenizer_json
 from mining.settings import CorpusSettings, ModelType, TokenizerSettings
 
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -50,6 +51,11 @@ def run_tokenizer(
             _copy_tokenizer(settings.path, settings.revision, out)
             run.finish(_describe(out))
         return
+    if corpus.token_files.layout is not None:
+        raise SettingsError(
+            "tokenizer.path: not set, but the documents are token ids already "
+            "(corpus.token_files.layout); name the tokenizer that they were made with"
+        )
     run = begin("tokenizer", out, recorded, {"documents": CorpusInput(corpus)})
     if run is None:
         return
@@ -186,7 +192,8 @@ def _train(settings: TokenizerSettings, sample: dict[str, list[str]]) -> bytes:
         raise InputError(
             f"SentencePiece could not train on the sample: {message} (see tokenizer.vocab_size)"
         ) from None
-    return model.getvalue()
+    trained = model.getvalue()
+    return round_scores(trained) if settings.model_type == "unigram" else trained
 
 
 def _write_tokenizer(out: Path, model: bytes, kind: ModelType) -> None:

@@ -18,7 +18,8 @@ from mining.common.files import read_json, write_json
 from mining.common.seeds import hash64
 from mining.common.shards import list_shards
 from mining.common.stage import read_manifest
-from mining.documents import FileReader, Record, list_documents
+from mining.documents import Record
+from mining.inputs import Reader, input_files, merge_hashes, open_readers
 from mining.kernels.match import fold, stands_alone
 from mining.pieces import save_array
 from mining.settings import CorpusSettings, EngineSettings
@@ -71,35 +72,36 @@ def find_postings(
     case_sensitive: bool,
     corpus: CorpusSettings,
     tokens: Path,
+    tokenizer: Path,
     seed: int,
     work: Path,
     engine: EngineSettings,
 ) -> Postings:
     """Look for the patterns (folded words) in every document that the token shards hold.
 
-    `tokens` is the folder of the `tokenize` stage; partial results go to `work`, one a file.
+    `tokens` is the folder of the `tokenize` stage, `tokenizer` the one it used; partial results
+    go to `work`, one a part of the corpus.
     Raises MismatchError where the corpus is not the one that the shards were made from.
     """
-    files = list(list_documents(corpus).items())
+    readers = open_readers(corpus, tokenizer)
     shards = list_shards(tokens / "tokens")
-    _check_names([name for name, _ in files], tokens, len(shards))
+    _check_names(sorted(input_files(corpus)), len(readers), tokens, len(shards))
     task = partial(
         _search_files,
         patterns=tuple(patterns),
         case_sensitive=case_sensitive,
-        corpus=corpus,
-        files=files,
+        readers=readers,
         shards=shards,
         seed=seed,
         work=work,
     )
-    run_tasks("words: text", task, len(files), work / "tasks", engine)
-    return _collect([name for name, _ in files], len(patterns), work, tokens)
+    run_tasks("words: text", task, len(readers), work / "tasks", engine)
+    return _collect(len(readers), len(patterns), work, tokens)
 
 
-def _check_names(names: list[str], tokens: Path, n_shards: int) -> None:
+def _check_names(names: list[str], n_parts: int, tokens: Path, n_shards: int) -> None:
     recorded = read_manifest(tokens, "tokenize").inputs.get("documents", {}).get("files")
-    if len(names) != n_shards or (recorded is not None and sorted(recorded) != names):
+    if n_parts != n_shards or (recorded is not None and sorted(recorded) != names):
         raise MismatchError(
             f"corpus.path has {len(names)} files, but {tokens} was made from "
             f"{n_shards if recorded is None else len(recorded)}, or from others; "
@@ -112,16 +114,14 @@ def _search_files(
     world: int,
     patterns: tuple[str, ...],
     case_sensitive: bool,
-    corpus: CorpusSettings,
-    files: list[tuple[str, str]],
+    readers: list[Reader],
     shards: list[Path],
     seed: int,
     work: Path,
 ) -> None:
     finder = WordFinder(patterns, case_sensitive)
-    for k in range(rank, len(files), world):
-        name, path = files[k]
-        reader = FileReader(path, name, corpus)
+    for k in range(rank, len(readers), world):
+        reader = readers[k]
         shard = pq.read_table(shards[k], columns=["id", "lang", "n_chars"])
         found: list[int] = []
         n_found: list[int] = []
@@ -135,10 +135,10 @@ def _search_files(
         save_array(work / f"{k:05d}-sizes.npy", np.array(n_found, dtype=np.int64))
         save_array(work / f"{k:05d}-keys.npy", np.array(keys, dtype=np.uint64))
         langs = shard.column("lang").to_pylist()
-        write_json(work / f"{k:05d}.json", {"sha256": reader.sha256, "lang": langs})
+        write_json(work / f"{k:05d}.json", {"hashes": reader.hashes, "lang": langs})
 
 
-def _documents_of(reader: FileReader, shard: Any, path: Path) -> Iterator[Record]:
+def _documents_of(reader: Reader, shard: Any, path: Path) -> Iterator[Record]:
     """The records that the shard holds, in order.
 
     A shard is its file's records without the rejected and dropped ones, so both are walked through
@@ -165,16 +165,16 @@ def _documents_of(reader: FileReader, shard: Any, path: Path) -> Iterator[Record
         )
 
 
-def _collect(names: list[str], n_patterns: int, work: Path, tokens: Path) -> Postings:
-    parts = [read_json(work / f"{k:05d}.json") for k in range(len(names))]
-    hashes = {name: part["sha256"] for name, part in zip(names, parts, strict=True)}
+def _collect(n_parts: int, n_patterns: int, work: Path, tokens: Path) -> Postings:
+    parts = [read_json(work / f"{k:05d}.json") for k in range(n_parts)]
+    hashes = merge_hashes(part["hashes"] for part in parts)
     recorded = read_manifest(tokens, "tokenize").inputs.get("documents", {}).get("files", {})
     for name, entry in recorded.items():
-        if entry.get("sha256", hashes[name]) != hashes[name]:
+        if name in hashes and entry.get("sha256", hashes[name]) != hashes[name]:
             raise MismatchError(f"{name}: changed since {tokens}; run `pivots tokenize` again")
 
     def load(what: str) -> list[npt.NDArray[Any]]:
-        paths = [work / f"{k:05d}-{what}.npy" for k in range(len(names))]
+        paths = [work / f"{k:05d}-{what}.npy" for k in range(n_parts)]
         return [np.load(path, allow_pickle=False) for path in paths]
 
     found, sizes = np.concatenate(load("words")), np.concatenate(load("sizes"))

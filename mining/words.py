@@ -21,7 +21,7 @@ from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import FilesInput, StageInput, begin, require_same, settings_dict
 from mining.common.task import Task, read_task, task_files
 from mining.common.tokenizer import load_tokenizer
-from mining.documents import CorpusInput
+from mining.inputs import CorpusInput
 from mining.items import tokenizer_input
 from mining.kernels.lift import smallest
 from mining.kernels.match import common_documents, fold
@@ -90,7 +90,14 @@ def run_words(
     parsed = read_task(task)
     pattern, patterns = number_words(parsed, settings.case_sensitive)
     postings = find_postings(
-        patterns, settings.case_sensitive, corpus, tokens, seed, run.work / "text", engine
+        patterns,
+        settings.case_sensitive,
+        corpus,
+        tokens,
+        tokenizer,
+        seed,
+        run.work / "text",
+        engine,
     )
     run.record_hashes("documents", postings.hashes)
     n_documents = len(postings.keys)

@@ -218,10 +218,16 @@ class StageRun:
     lock: IO[str]
 
     def record_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
-        """Note the content hashes of files that are hashed while they are read."""
+        """Note the content hashes of files that are hashed while they are read.
+
+        A file that was not read is known by its size from here on.
+        """
         files = self.inputs[name]["files"]
-        for file, digest in hashes.items():
-            files[file] = {"bytes": files[file]["bytes"], "sha256": digest}
+        for file, entry in files.items():
+            if file in hashes:
+                files[file] = {"bytes": entry["bytes"], "sha256": hashes[file]}
+            elif "sha256" not in entry:
+                files[file] = {"bytes": entry["bytes"]}
 
     def finish(self, counts: Mapping[str, Any], unhashed: Sequence[str] = ()) -> Manifest:
         """Hash the outputs, remove the partial work, write run.json and, last, the manifest.

@@ -96,12 +96,17 @@ def load_tokenizer(
             f"{path}: no end-of-text token; name it as eos_token in tokenizer_config.json"
         )
     return Tokenizer(
-        fingerprint=hashlib.sha256(engine.to_str().encode("utf-8")).hexdigest(),
+        fingerprint=engine_fingerprint(engine),
         end_of_text=eos_id,
         vocab_size=1 + max(engine.get_vocab(with_added_tokens=True).values()),
         special_ids=frozenset(special if eos_id is None else {*special, eos_id}),
         engine=engine,
     )
+
+
+def engine_fingerprint(engine: Engine) -> str:
+    """Hex SHA-256 of an engine's canonical JSON (see Tokenizer)."""
+    return hashlib.sha256(engine.to_str().encode("utf-8")).hexdigest()
 
 
 def _added(engine: Engine) -> dict[int, Any]:

@@ -1,25 +1,32 @@
-"""configs/full/olmo1b-dolma.yaml on a stand-in of the same layout: a tiny OLMo with its tokenizer,
+"""configs/full/olmo1b-*.yaml on stand-ins of the same layout: a tiny OLMo with its tokenizer,
 
-and documents as Dolma stores them (JSON lines, .json.gz, no language field).
+documents as Dolma stores them (JSON lines, .json.gz, no language field), and token files in an
+order of training.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, OlmoConfig, PreTrainedTokenizerFast
 
+from launch.cli import main
 from launch.config import parse_config
+from mining.common.shards import list_shards, read_shard
 from mining.common.stage import read_manifest
+from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY, SHARED
 
 CONFIG = REPOSITORY / "configs" / "full" / "olmo1b-dolma.yaml"
+SEQUENCES = REPOSITORY / "configs" / "full" / "olmo1b-sequences.yaml"
 PER_FILE = 80
 
 
@@ -111,3 +118,73 @@ def test_it_runs_on_a_stand_in(tmp_path: Path) -> None:
         assert json.loads((folder / "config.json").read_text())["model_type"] == "olmo"
         assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == 1024
     assert (tmp_path / "run" / "report" / "report.html").is_file()
+
+
+def test_the_sequences_are_those_after_the_papers_step() -> None:
+    config, dolma = (parse_config(["--config", str(p)], "run") for p in (SEQUENCES, CONFIG))
+    files = config.corpus.token_files
+    assert (files.layout, files.first_step, files.step_sequences) == ("sequences", 605_000, 2048)
+    assert files.sequence_length == config.train.sequence_length == 2048
+    for section in ("tokenizer", "count", "pivots", "train", "evaluate", "trace"):
+        assert getattr(config, section) == getattr(dolma, section), section
+    assert config.mix.budget_tokens == dolma.mix.budget_tokens
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_sequences_of_a_stand_in_are_mined(tmp_path: Path) -> None:
+    """From token files and order to the mix, by the commands."""
+    length, batch, steps = 64, 16, 60
+    texts: dict[str, list[str]] = {}
+    for path in sorted((SHARED / "corpus").glob("*/*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            some = [json.loads(line)["text"][:2000] for line in itertools.islice(lines, 20)]
+        texts.setdefault(path.parent.name, []).extend(some)
+    standin_model(tmp_path / "olmo", [text for some in texts.values() for text in some[::4]])
+    tokenizer = load_tokenizer(tmp_path / "olmo")
+    arrays = []
+    for name, some in texts.items():
+        ids = [np.append(t, tokenizer.eos_id) for t in tokenizer.encode_batch(some)]
+        arrays.append(np.concatenate(ids).astype("<u2")[: 40_000 + len(name)])
+        (tmp_path / "tokens").mkdir(exist_ok=True)
+        arrays[-1].tofile(tmp_path / "tokens" / f"{name}.npy")
+    paths = "".join(f"    - {name}.npy\n" for name in texts)
+    (tmp_path / "train.yaml").write_text(f"data:\n  paths:\n{paths}")
+    sequences = np.concatenate([a[: len(a) // length * length] for a in arrays])
+    sequences = sequences.reshape(-1, length)
+    order = np.random.default_rng(0).permutation(len(sequences)).astype("<u4")
+    order.tofile(tmp_path / "order.npy")
+    settings = {
+        "out": tmp_path / "run",
+        "corpus.path": tmp_path / "tokens",
+        "corpus.token_files.files": tmp_path / "train.yaml",
+        "corpus.token_files.order": tmp_path / "order.npy",
+        "corpus.token_files.sequence_length": length,
+        "corpus.token_files.step_sequences": batch,
+        "corpus.token_files.first_step": 20,
+        "corpus.token_files.steps": steps,
+        "tokenizer.path": tmp_path / "olmo",
+        "count.top_items": 800,
+        "mix.budget_tokens": 3000,
+        "mix.validation_share": 0.05,
+        "engine.workers": 1,
+    }
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    for stage in ("tokenizer", "tokenize", "count", "pivots", "score", "mix"):
+        assert main([stage, "--config", str(SEQUENCES), *arguments]) == 0, stage
+    seen = order[20 * batch : (20 + steps) * batch]
+    counts = read_manifest(tmp_path / "run" / "tokenize").counts
+    assert counts["records"] == steps * batch
+    found = [
+        (int(batch.id[d]), batch.tokens[batch.offsets[d] : batch.offsets[d + 1]])
+        for shard in list_shards(tmp_path / "run" / "tokenize" / "tokens")
+        for batch in read_shard(shard)
+        for d in range(len(batch))
+    ]
+    places = {int(number): place for place, number in enumerate(seen)}
+    assert [places[s] for s, _ in found] == sorted(places[s] for s, _ in found)
+    assert all(np.array_equal(tokens, sequences[s]) for s, tokens in found)
+    # Some sequences of code or of tables look like other languages and are dropped.
+    assert len(found) == counts["documents"] > 0.6 * len(seen)
+    arms = json.loads((tmp_path / "run" / "mix" / "arms.json").read_text())["arms"]
+    assert {arm: entry["budget_tokens"] for arm, entry in arms.items()} == dict.fromkeys(arms, 3000)

@@ -109,11 +109,11 @@ def tokenizer(tmp_path: Path) -> Path:
     return make_tokenizer(tmp_path / "tokenizer", 60)
 
 
-@pytest.mark.parametrize(("top_items", "cells"), [(2, 1), (25, 100), (60, 1), (1000, 1 << 20)])
+@pytest.mark.parametrize(("top_items", "rows"), [(2, 1), (25, 7), (60, 1), (1000, 512)])
 def test_counts_equal_those_of_scikit_learn(
-    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, top_items: int, cells: int
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, top_items: int, rows: int
 ) -> None:
-    monkeypatch.setattr(cooccurrence, "BAND_CELLS", cells)
+    monkeypatch.setattr(cooccurrence, "band_rows", lambda n_items: rows)
     monkeypatch.setattr(count, "BLOCK_POSTINGS", 50)  # several blocks a task
     documents = random_documents(90, 62)
     tokens = make_shards(tmp_path / "tokenize", documents, tokenizer, 3)
@@ -193,7 +193,7 @@ def test_same_bytes_however_the_work_is_divided(tmp_path: Path) -> None:
 def test_a_killed_run_is_continued_to_the_same_bytes(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cooccurrence, "BAND_CELLS", 400)
+    monkeypatch.setattr(cooccurrence, "band_rows", lambda n_items: 10)
     tokens = make_shards(tmp_path / "tokenize", random_documents(80, 62), tokenizer, 4)
     settings = CountSettings(top_items=40, map_tasks=3)
     run_count(settings, tmp_path / "whole", tokens, tokenizer, ONE)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mining.kernels import cooccurrence
 from mining.kernels.cooccurrence import (
     NOT_AN_ITEM,
+    Block,
     add_document_frequencies,
     bands,
+    gather_pairs,
+    has_popcount,
     index_block,
-    pair_counts,
+    popcount_pairs,
     unique_items,
 )
 
@@ -66,51 +69,66 @@ def test_unique_items(documents: list[list[int]], data: st.DataObject) -> None:
     assert found == [list(dict.fromkeys(d)) for d in mapped]
 
 
+CountPairs = Callable[[list[Block], int, int, int], np.ndarray]
+WAYS = pytest.mark.parametrize("count", [popcount_pairs, gather_pairs])
+
+
+def blocks_of(documents: list[list[int]], n_items: int, n_blocks: int) -> list[Block]:
+    parts = [documents[number::n_blocks] for number in range(n_blocks)]
+    return [index_block(*flatten(part), n_items) for part in parts]
+
+
+@WAYS
 @quick
-@given(DOCUMENTS, DOCUMENTS, st.integers(1, N_IDS), st.integers(1, 40))
-def test_pair_counts(
-    first: list[list[int]], second: list[list[int]], n_items: int, cells: int
-) -> None:
-    """Two blocks, bands of any size: the bands together are the whole upper triangle."""
-    everything = [[t for t in d if t < n_items] for d in first + second]
-    blocks = []
-    for part in (everything[: len(first)], everything[len(first) :]):
-        items, offsets = flatten([list(dict.fromkeys(d)) for d in part])
-        blocks.append(index_block(items, offsets, n_items))
-    expected = brute_pairs(everything)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooccurrence, "BAND_CELLS", cells)
-        borders = bands(n_items)
-    assert [b for b, _ in borders] == [0, *(e for _, e in borders[:-1])]
-    assert borders[-1][1] == n_items
-    for start, end in borders:
-        counts = pair_counts(blocks, start, end, n_items)
-        assert counts.dtype == np.uint32
-        assert counts.shape == (end - start, n_items - start)
-        for i, j in itertools.product(range(start, end), range(start, n_items)):
-            assert counts[i - start, j - start] == (expected[i, j] if j > i else 0)
+@given(st.integers(1, 1100), st.integers(1, 3), st.data())
+def test_pair_counts(count: CountPairs, n_items: int, n_blocks: int, data: st.DataObject) -> None:
+    """Empty documents, full ones, one item, tiles begun and left half, several blocks and bands."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
+    sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 30, 1100]), max_size=40))
+    documents = [rng.permutation(n_items)[:size].tolist() for size in sizes]
+    matrix = np.zeros((len(documents), n_items), dtype=np.int64)
+    for number, document in enumerate(documents):
+        matrix[number, document] = 1
+    expected = np.triu(matrix.T @ matrix, 1)
+    blocks = blocks_of(documents, n_items, n_blocks)
+    cut = data.draw(st.integers(0, n_items))
+    for start, end in [(0, cut), (cut, n_items)]:
+        if start < end:
+            counts = count(blocks, start, end, n_items)
+            assert counts.dtype == np.uint32
+            assert (counts == expected[start:end, start:]).all()
+
+
+@WAYS
+@quick
+@given(DOCUMENTS)
+def test_pair_counts_of_few_items(count: CountPairs, documents: list[list[int]]) -> None:
+    unique = [list(dict.fromkeys(d)) for d in documents]
+    expected = brute_pairs(unique)
+    counts = count(blocks_of(unique, N_IDS, 1), 0, N_IDS, N_IDS)
+    for i, j in np.ndindex(N_IDS, N_IDS):
+        assert counts[i, j] == (expected[i, j] if j > i else 0)
+
+
+@pytest.mark.parametrize("n_documents", [15, 16, 17, 31, 255, 256, 65_535, 65_536, 131_073])
+def test_vertical_counters_carry(n_documents: int) -> None:
+    """Counts just below and above each power of two that a bit plane stands for."""
+    items = np.tile(np.array([1, 0], dtype=np.uint32), n_documents)
+    offsets = np.arange(n_documents + 1, dtype=np.int64) * 2
+    counts = popcount_pairs([index_block(items, offsets, 2)], 0, 2, 2)
+    assert counts.tolist() == [[0, n_documents], [0, 0]]
 
 
 @quick
 @given(DOCUMENTS)
-def test_index_sorts_every_document(documents: list[list[int]]) -> None:
-    items, offsets = flatten([list(dict.fromkeys(d)) for d in documents])
-    block = index_block(items, offsets, N_IDS)
+def test_index_lists_every_document(documents: list[list[int]]) -> None:
+    unique = [list(dict.fromkeys(d)) for d in documents]
+    block = index_block(*flatten(unique), N_IDS)
     assert block.items.dtype == np.uint16
-    for (a, b), document in zip(itertools.pairwise(offsets.tolist()), documents, strict=True):
-        assert block.items[a:b].tolist() == sorted(set(document))
     for item in range(N_IDS):
         rows = slice(block.row_offsets[item], block.row_offsets[item + 1])
-        assert (block.items[block.positions[rows]] == item).all()
-
-
-def test_narrow_accumulators_are_spilled() -> None:
-    """More documents with one pair than a uint16 can count."""
-    n_documents = 2 * cooccurrence.SPILL_DOCUMENTS + 3
-    items = np.tile(np.array([1, 0], dtype=np.uint32), n_documents)
-    offsets = np.arange(n_documents + 1, dtype=np.int64) * 2
-    counts = pair_counts([index_block(items, offsets, 2)], 0, 2, 2)
-    assert counts.tolist() == [[0, n_documents], [0, 0]]
+        found = block.documents[rows].tolist()
+        assert found == [number for number, d in enumerate(unique) if item in d]
 
 
 def test_many_items_need_wide_numbers() -> None:
@@ -118,10 +136,20 @@ def test_many_items_need_wide_numbers() -> None:
     items = np.array([n_items - 1, 3], dtype=np.uint32)
     block = index_block(items, np.array([0, 2], dtype=np.int64), n_items)
     assert block.items.dtype == np.uint32
-    assert pair_counts([block], 3, 4, n_items)[0, -1] == 1
+    for count in (popcount_pairs, gather_pairs):
+        assert count([block], 3, 4, n_items)[0, -1] == 1
 
 
-def test_bands_depend_on_the_number_of_items_only() -> None:
+def test_popcount_is_what_counts_here() -> None:
+    assert has_popcount()
+
+
+def test_bands_are_whole_tiles_and_depend_on_the_number_of_items_only() -> None:
     assert bands(1) == [(0, 1)]
     assert len(bands(8192)) == 8
-    assert bands(32768)[0] == (0, 256)
+    assert bands(32_768)[1] == (512, 1024)
+    for n_items in (1, 511, 513, 8192, 100_000):
+        borders = bands(n_items)
+        assert [b for b, _ in borders] == [0, *(e for _, e in borders[:-1])]
+        assert borders[-1][1] == n_items
+        assert all(b % 512 == 0 for b, _ in borders)

@@ -21,7 +21,7 @@ from mining.common.stage import (
     settings_dict,
     verify_outputs,
 )
-from mining.documents import CorpusInput
+from mining.inputs import CorpusInput
 from mining.settings import CorpusSettings
 
 

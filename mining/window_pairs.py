@@ -1,0 +1,128 @@
+"""Pairs of items in windows: map tasks count blocks of documents, merge tasks add up row bands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mining.common.errors import SettingsError
+from mining.common.files import read_json, write_json
+from mining.common.shards import write_table
+from mining.contexts import PAIRS_SCHEMA, Source, read_contexts
+from mining.kernels.cooccurrence import bands
+from mining.kernels.window import Weighting, distance_weights, pad_documents, window_counts
+from mining.pieces import map_array, save_array
+
+# The stream takes 4 bytes a token, the places of the items in it 8.
+BLOCK_TOKENS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Window:
+    """How far apart two items may stand, in tokens, and what each distance weighs."""
+
+    width: int
+    directed: bool
+    weighting: Weighting
+
+    def weights(self) -> npt.NDArray[np.uint64]:
+        """The weight of each distance, uint64 [width]; sums are to be divided by the first."""
+        return distance_weights(self.width, self.weighting)
+
+
+def check_overflow(window: Window, shards: Sequence[Path]) -> None:
+    """Raise SettingsError where a sum of weights might not fit 64 bits."""
+    n_tokens = 0
+    for path in shards:
+        metadata = pq.read_metadata(path)
+        column = next(
+            k for k in range(metadata.num_columns)
+            if metadata.schema.column(k).path.startswith("tokens")
+        )  # fmt: skip
+        groups = range(metadata.num_row_groups)
+        n_tokens += sum(metadata.row_group(g).column(column).num_values for g in groups)
+    # A place meets `width` later ones and, in a pair of two items, as many earlier ones.
+    most = 2 * n_tokens * sum(map(int, window.weights()))
+    if most >= 1 << 64:
+        raise SettingsError(
+            f"count.window: {window.width} with {window.weighting} weights over {n_tokens} tokens "
+            "may not fit 64 bits; take a smaller window or flat weights"
+        )
+
+
+def count_window_pairs(
+    rank: int,
+    world: int,
+    source: Source,
+    item_of: Path,
+    n_items: int,
+    window: Window,
+    folder: Path,
+) -> None:
+    """Map task: the weighted pairs of each block of the task's documents, sorted by i and j."""
+    numbering = np.load(item_of, allow_pickle=False)
+    n_blocks = 0
+    for stream in _streams(source, numbering, window, rank, world):
+        counts: tuple[npt.NDArray[Any], ...] = window_counts(
+            stream, window.weights(), window.directed, n_items
+        )
+        for name, values in zip("ijn", counts, strict=True):
+            save_array(_path(folder, rank, n_blocks, name), values)
+        n_blocks += 1
+    write_json(folder / f"blocks-{rank:05d}.json", n_blocks)
+
+
+def _streams(
+    source: Source, item_of: npt.NDArray[np.int32], window: Window, rank: int, world: int
+) -> Iterator[npt.NDArray[np.int32]]:
+    held: list[npt.NDArray[np.int32]] = []
+    n_held = 0
+    for piece, kept in read_contexts(source, rank, world):
+        sizes = np.diff(piece.offsets)
+        tokens = piece.tokens[np.repeat(kept, sizes)]
+        offsets = np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64)
+        held.append(pad_documents(tokens, offsets, item_of, window.width))
+        n_held += len(held[-1])
+        if n_held >= BLOCK_TOKENS:
+            yield np.concatenate(held)
+            held, n_held = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def merge_window_pairs(
+    rank: int, world: int, partial: Path, n_parts: int, n_items: int, directed: bool, out: Path
+) -> None:
+    """Merge task: add up every world-th band of rows over all blocks, and write it as Parquet."""
+    blocks = [
+        [map_array(_path(partial, part, block, name)) for name in "ijn"]
+        for part in range(n_parts)
+        for block in range(read_json(partial / f"blocks-{part:05d}.json"))
+    ]
+    for band, (first, last) in list(enumerate(bands(n_items)))[rank::world]:
+        left = 0 if directed else first  # undirected pairs have i <= j
+        total = np.zeros((last - first, n_items - left), dtype=np.uint64)
+        for i, j, n in blocks:
+            rows = slice(*np.searchsorted(i, [first, last]))
+            total[i[rows] - first, j[rows] - left] += n[rows]  # no pair stands twice in a block
+        found, columns = np.nonzero(total)
+        table = pa.table(
+            {
+                "i": (found + first).astype(np.uint32),
+                "j": (columns + left).astype(np.uint32),
+                "n": total[found, columns],
+            },
+            schema=PAIRS_SCHEMA,
+        )
+        write_table(out / f"{band:05d}.parquet", table)
+
+
+def _path(folder: Path, rank: int, block: int, name: str) -> Path:
+    return folder / f"windows-{rank:05d}" / f"{block:05d}-{name}.npy"

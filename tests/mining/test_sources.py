@@ -1,0 +1,169 @@
+"""Documents from Hugging Face datasets and from anywhere that fsspec reaches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mining.common.errors import InputError, MissingDependencyError
+from mining.common.stage import read_manifest
+from mining.documents import FileReader, Record, Rejected, list_documents
+from mining.remote import file_stamp, open_filesystem
+from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
+from mining.tokenize import run_tokenize
+from tests.conftest import folder_bytes
+
+ROWS = [
+    {"id": f"d{k}", "text": f"text {k} cat", "lang": "en", "metadata": {"page": f"p{k}"}}
+    for k in range(7)
+]
+
+
+def read_all(corpus: CorpusSettings) -> tuple[list[Record], list[Rejected]]:
+    items = [
+        item
+        for name, path in list_documents(corpus).items()
+        for item in FileReader(path, name, corpus)
+    ]
+    good = [item for item in items if isinstance(item, Record)]
+    return good, [item for item in items if isinstance(item, Rejected)]
+
+
+def save_dataset(folder: Path, rows: list[dict[str, Any]] = ROWS) -> CorpusSettings:
+    """Two splits as `save_to_disk` writes them, and the cache file that a later step leaves."""
+    train = datasets.Dataset.from_list(rows[:5])
+    test = datasets.Dataset.from_list(rows[5:])
+    saved = datasets.DatasetDict({"train": train, "test": test})
+    saved.save_to_disk(folder, num_shards={"train": 2, "test": 1})
+    (folder / "train" / "cache-0123.arrow").write_bytes(b"not part of the dataset")
+    return CorpusSettings(path=str(folder), group_field="metadata.page")
+
+
+def test_a_saved_dataset_is_read_whole_and_nothing_else(tmp_path: Path) -> None:
+    corpus = save_dataset(tmp_path / "saved")
+    assert list(list_documents(corpus)) == [
+        "test/data-00000-of-00001.arrow",
+        "train/data-00000-of-00002.arrow",
+        "train/data-00001-of-00002.arrow",
+    ]
+    good, bad = read_all(corpus)
+    assert not bad
+    found = sorted((r.id, r.text, r.lang, r.group) for r in good)
+    assert found == [(r["id"], r["text"], r["lang"], r["metadata"]["page"]) for r in ROWS]
+    only = CorpusSettings(path=str(tmp_path / "saved"), glob="train/*.arrow")
+    assert len(read_all(only)[0]) == 5
+    (tmp_path / "saved" / "train" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(InputError, match=r"data-00001-of-00002\.arrow is missing"):
+        list_documents(corpus)
+
+
+def test_a_hub_folder_of_parquet_and_jsonl_is_read_by_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    renamed = [{"content": r["text"], "language": r["lang"]} for r in ROWS]
+    pq.write_table(
+        pa.Table.from_pylist(renamed[:4]), tmp_path / "data/train-00000-of-00001.parquet"
+    )
+    lines = "".join(json.dumps(r) + "\n" for r in renamed[4:])
+    (tmp_path / "data" / "extra.jsonl").write_text(lines)
+    corpus = CorpusSettings(
+        path=str(tmp_path), text_field="content", lang_field="language", id_field=None
+    )
+    good, bad = read_all(corpus)
+    assert not bad
+    assert sorted(r.text for r in good) == [r["text"] for r in ROWS]
+    assert good[0].id == "data/extra.jsonl:1"  # the dataset has no ids: file and line
+    assert len({r.id for r in good}) == len(ROWS)
+
+
+def test_damaged_arrow_files_give_what_can_be_read(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.slice(0, 4))
+        writer.write_table(table.slice(4))
+    whole = path.read_bytes()
+    corpus = CorpusSettings(path=str(path))
+    assert len(read_all(corpus)[0]) == 7
+
+    path.write_bytes(whole[:-8])  # the library takes this for a whole stream
+    good, bad = read_all(corpus)
+    assert (len(good), [(r.reason, r.line) for r in bad]) == (7, [("truncated file", 8)])
+    path.write_bytes(whole[:-200])
+    good, bad = read_all(corpus)
+    assert (len(good), [(r.reason, r.line) for r in bad]) == (4, [("damaged file", 5)])
+    path.write_bytes(b"")
+    good, bad = read_all(corpus)
+    assert (good, [r.line for r in bad]) == ([], [1])
+
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert len(read_all(corpus)[0]) == 7
+
+
+def test_a_url_gives_the_same_bytes_as_the_local_folder(
+    tmp_path: Path,
+    write_jsonl: Callable[[Path, Iterable[dict[str, Any]]], Path],
+    word_tokenizer: Callable[[Iterable[str]], Path],
+) -> None:
+    local = tmp_path / "docs"
+    save_dataset(local / "saved")
+    write_jsonl(local / "lines.jsonl.gz", [{"id": "x", "text": "a cat"}, {"id": "y"}])
+    pq.write_table(pa.Table.from_pylist([{"id": "z", "text": "cat z"}]), local / "rows.parquet")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(local), "/pivots-test", recursive=True)
+    tokenizer = word_tokenizer(["cat", "text"])
+    engine = EngineSettings(workers=1)
+    found = {}
+    try:
+        for name, path in (
+            ("local", str(local)),
+            ("file", f"file://{local}"),
+            ("memory", "memory://pivots-test"),
+        ):
+            out = tmp_path / name
+            run_tokenize(TokenizeSettings(), CorpusSettings(path=path), out, tokenizer, engine)
+            found[name] = folder_bytes(out)
+    finally:
+        memory.rm("/pivots-test", recursive=True)
+    assert found["file"] == found["local"]
+    assert found["memory"] == found["local"]
+    counts = read_manifest(tmp_path / "local", "tokenize").counts
+    assert (counts["records"], counts["documents"]) == (10, 9)
+    assert counts["quarantined"] == {"no text": 1}
+
+
+def test_the_hub_is_a_file_system_too_and_a_missing_one_says_what_to_install() -> None:
+    from huggingface_hub import HfFileSystem
+
+    filesystem, path = open_filesystem("hf://datasets/somebody/corpus/data")
+    assert isinstance(filesystem, HfFileSystem)
+    assert path == "datasets/somebody/corpus/data"
+    with pytest.raises(InputError, match="nowhere://x"):
+        open_filesystem("nowhere://x")
+    try:
+        import s3fs  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingDependencyError, match="s3fs"):
+            open_filesystem("s3://bucket/corpus")
+
+
+def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in (f"file://{tmp_path}/a", "memory://pivots-stamp"):
+        with fsspec.open(path, "wb") as handle:
+            handle.write(b"one")
+        before = file_stamp(path)
+        with fsspec.open(path, "wb") as handle:
+            handle.write(b"two")
+        assert before[0] == 3
+        assert before != file_stamp(path)
+    memory.rm("/pivots-stamp")
