@@ -154,10 +154,16 @@ class CountSettings:
 
 @dataclass(frozen=True)
 class WordsSettings:
-    """Finds the words of a task in the documents (METHOD sections 2 and 3).
+    """Finds words and pairs of words in the documents (METHOD sections 2 and 3).
 
     Attributes:
-        case_sensitive: tell upper from lower case when words are looked for.
+        word_list: file of further words to count: language, tab, word, one a line.
+        pair_list: file of further pairs to count: language, word, language, word, with tabs.
+        matching: look for words in the text, or for their token sequences among the tokens (the
+            reference's way: it misses words that share a token with their neighbours), or both,
+            to compare; then all but the columns *_tokens comes from the text.
+        case_sensitive: tell upper from lower case when words are looked for in the text.
+        normalize: Unicode form of words and text; NFKC makes full-width letters plain ones.
         sample_documents: documents a word's token shares are taken from, at most; also the number
             of background documents.
         pivots_per_pair: tokens kept for each pair of words.
@@ -166,7 +172,11 @@ class WordsSettings:
         keep_punctuation: let tokens without any letter be pivots.
     """
 
+    word_list: str | None = path_setting()
+    pair_list: str | None = path_setting()
+    matching: Literal["text", "tokens", "both"] = "text"
     case_sensitive: bool = False
+    normalize: Literal["NFC", "NFKC"] = "NFC"
     sample_documents: int = 2000
     pivots_per_pair: int = 100
     min_npmi: float = 0.0

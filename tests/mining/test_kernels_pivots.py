@@ -119,10 +119,15 @@ def test_item_languages(rows: list[list[int]]) -> None:
 @quick
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.integers(1, 10), st.data())
 def test_smallest_is_a_sample_by_key(keys: list[int], at_most: int, data: st.DataObject) -> None:
-    postings = [d for d in range(len(keys)) if data.draw(st.booleans())]
-    found = smallest(np.array(postings, dtype=np.int64), np.array(keys, dtype=np.uint64), at_most)
-    expected = sorted(sorted(postings, key=lambda d: (keys[d], d))[:at_most])
-    assert found.tolist() == expected
+    found = smallest(np.array(keys, dtype=np.uint64), at_most).tolist()
+    assert found == sorted(sorted(range(len(keys)), key=lambda d: (keys[d], d))[:at_most])
+    # The smallest of two parts' smallest are those of the whole, so files can be taken one by one.
+    cut = data.draw(st.integers(0, len(keys)))
+    parts = [np.array(part, dtype=np.uint64) for part in (keys[:cut], keys[cut:])]
+    first, second = (smallest(part, at_most) for part in parts)
+    both = np.concatenate([first, second + cut])
+    merged = both[smallest(np.array(keys, dtype=np.uint64)[both], at_most)]
+    assert merged.tolist() == found
 
 
 @quick
