@@ -263,11 +263,12 @@ def _save(
 def _both(first: Postings, second: Postings, n_documents: int) -> npt.NDArray[np.int64]:
     """For each pattern the documents in both postings."""
     n_patterns = len(first.offsets) - 1
-    keys = [
-        np.repeat(np.arange(n_patterns), np.diff(part.offsets)) * n_documents + part.documents
-        for part in (first, second)
-    ]
-    common = np.intersect1d(*keys, assume_unique=True) // max(1, n_documents)
+
+    def keys(part: Postings) -> npt.NDArray[np.int64]:
+        pattern = np.repeat(np.arange(n_patterns), np.diff(part.offsets))
+        return pattern * n_documents + part.documents
+
+    common = np.intersect1d(keys(first), keys(second), assume_unique=True) // max(1, n_documents)
     return np.bincount(common, minlength=n_patterns)
 
 

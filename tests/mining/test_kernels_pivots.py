@@ -71,7 +71,8 @@ def test_links(data: st.DataObject) -> None:
         for i, j in itertools.combinations(range(n_items), 2)
         if data.draw(st.booleans())
     ]
-    threshold = data.draw(st.sampled_from([-0.5, 0.0, 0.2]))
+    by_count = data.draw(st.booleans())
+    threshold = data.draw(st.sampled_from([1.0, 3.0] if by_count else [-0.5, 0.0, 0.2]))
     shuffled = data.draw(st.permutations(pairs))
     links = empty_links(n_items, n_languages, m)
     cut = len(pairs) // 2
@@ -79,11 +80,13 @@ def test_links(data: st.DataObject) -> None:
         i, j, n = np.array(part, dtype=np.int64).reshape(-1, 3).T
         add_links(
             i.astype(np.uint32), j.astype(np.uint32), n.astype(np.uint64),
-            doc_freq, language, float(n_documents), threshold, *links,
+            doc_freq, language, float(n_documents), threshold, by_count, *links,
         )  # fmt: skip
     near: dict[int, list[tuple[float, int]]] = {item: [] for item in range(n_items)}
     for i, j, n in pairs:
-        value = npmi(float(n), doc_freq[i], doc_freq[j], float(n_documents))
+        value = float(n)
+        if not by_count:
+            value = npmi(value, doc_freq[i], doc_freq[j], float(n_documents))
         near[i].append((value, j))
         near[j].append((value, i))
     for item in range(n_items):
