@@ -20,6 +20,8 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots run [CONFIG]      the whole chain; what is done already is not done again
   pivots STAGE             one stage of it, with the same settings:
 {stages}
+  pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
+                           and why it is a pivot or scores as it does
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
@@ -60,7 +62,11 @@ def _usage() -> str:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command in ("lineage", "verify"):
-        return _inspect(command, arguments)
+        return _check_folder(command, arguments)
+    if command == "inspect":
+        from launch.inspect import inspect
+
+        return inspect(arguments)
     if command == "run":
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", *arguments]
@@ -74,11 +80,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _run(config)
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, "lineage", "verify"))
+    known = ", ".join(("run", *STAGES, "inspect", "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
 
 
-def _inspect(command: str, arguments: list[str]) -> int:
+def _check_folder(command: str, arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: pivots {command} PATH   (PATH: the folder of a finished stage)")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
