@@ -268,7 +268,7 @@ class Inspector:
             self.folders.words / "pair_pivots.parquet",
             filters=[(key, "==", row[key]) for key in keys],
         )
-        pivots = table.sort_by("rank").slice(0, LISTED).to_pylist()
+        pivots: list[Facts] = table.sort_by("rank").slice(0, LISTED).to_pylist()
         for pivot in pivots:
             for side in ("source", "target"):
                 pivot[f"{side}_lift"] = pivot[f"{side}_share"] - pivot["background"]

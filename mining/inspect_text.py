@@ -52,9 +52,9 @@ def _item(facts: Facts, console: Console) -> None:
         for lang, listed in facts["neighbours"].items() if listed
     ))  # fmt: skip
     for context in facts["contexts"]:
-        line = Text(f"{context['lang']} {context['document']}: ")
+        start = Text(f"{context['lang']} {context['document']}: ")
         parts = ((context[k], k == "text") for k in ("before", "text", "after"))
-        console.print(line + _marked(parts, console), soft_wrap=True)
+        console.print(start + _marked(parts, console), soft_wrap=True)
 
 
 def _pair(facts: Facts, console: Console) -> None:

@@ -67,7 +67,7 @@ def add_links(
     """
     for pair in range(len(i)):
         a, b = int(i[pair]), int(j[pair])
-        value = np.float64(n[pair])
+        value = float(n[pair])
         if not by_count:
             value = npmi(value, doc_freq[a], doc_freq[b], n_documents)
         if value >= edge:
