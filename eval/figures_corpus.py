@@ -24,9 +24,10 @@ from eval.charts import (
     XYChart,
 )
 from eval.report_data import PROPORTION_STEPS, Proportions, records
-from eval.report_text import count, hover, number, percent, script_kind, visible
+from eval.report_text import count, hover, number, percent, visible
 from eval.stats import Floats
 from mining.common.seeds import hash64
+from mining.scripts import script_kind
 
 MAX_SOURCES = len(CATEGORY_COLORS)
 LABELLED = 14

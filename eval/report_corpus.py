@@ -112,6 +112,14 @@ def pivots_section(data: RunData, settings: ReportSettings, figures: FigureWrite
         blocks.append(Note("No item passed: every mix below was made without pivots.", "warn"))
     else:
         blocks.append(_pivot_table(data, settings))
+    if stability := data.manifests["pivots"].counts.get("stability"):
+        halves = " and ".join(map(count, stability["pivots"]))
+        blocks.append(
+            Note(
+                f"Chosen from each half of the documents alone, the sets have {halves} pivots and "
+                f"a Jaccard index of {number(stability['jaccard'], 2)}."
+            )
+        )
     blocks += [
         figures.block(
             pivots_figure(data.items, data.languages, settings.max_points),

@@ -21,6 +21,8 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots STAGE             one stage of it, with the same settings:
 {stages}
 {tools}
+  pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
+                           and why it is a pivot or scores as it does
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
@@ -62,7 +64,11 @@ def _usage() -> str:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command in ("lineage", "verify"):
-        return _inspect(command, arguments)
+        return _check_folder(command, arguments)
+    if command == "inspect":
+        from launch.inspect import inspect
+
+        return inspect(arguments)
     if command == "run":
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", *arguments]
@@ -80,7 +86,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _export_lm_eval(arguments)
     if command == "build-task":
         return _build_task(parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, *TOOLS, "lineage", "verify"))
+    known = ", ".join(("run", *STAGES, *TOOLS, "inspect", "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
 
 
@@ -101,7 +107,7 @@ def _export_lm_eval(arguments: list[str]) -> int:
     return 0
 
 
-def _inspect(command: str, arguments: list[str]) -> int:
+def _check_folder(command: str, arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: pivots {command} PATH   (PATH: the folder of a finished stage)")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2

@@ -193,7 +193,10 @@ class Plan:
         def run(out: Path) -> None:
             from mining.pivots import run_pivots
 
-            run_pivots(self.config.pivots, out, self.folder("count"))
+            run_pivots(
+                self.config.pivots, out, self.folder("count"), self.folder("tokenize"),
+                self.config.engine,
+            )  # fmt: skip
 
         yield self._job("pivots", run)
 

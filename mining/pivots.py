@@ -8,56 +8,65 @@ independence gives, and so do negative ones, which cannot be weaker than absence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
-from mining.common.logs import log, progress
+from mining.common.logs import log
 from mining.common.shards import write_table
-from mining.common.stage import StageInput, begin, read_manifest, settings_dict
-from mining.kernels.pivots import (
-    NO_LANGUAGE,
-    Links,
-    add_links,
-    empty_links,
-    gaps,
-    item_languages,
-    second_largest,
-)
-from mining.settings import PivotsSettings
+from mining.common.stage import FilesInput, Input, StageInput, begin, read_manifest, settings_dict
+from mining.kernels.pivots import NO_LANGUAGE, Links, gaps, second_largest
+from mining.pivot_links import Items, edge_threshold, read_items, read_links
+from mining.scripts import script_kind
+from mining.settings import EngineSettings, PivotsSettings
+from mining.stability import Half, count_halves
 
-PAIRS_PER_BATCH = 1 << 20
+# Multiples of the threshold for which the size of the set is reported.
+FACTORS = (0.0, 0.25, 0.5, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Items:
-    """The table of items and, in the order of `languages`, their document frequencies by language.
+class Candidates:
+    """The definition's statistic (float64 [K]) and which items may be pivots (bool [K])."""
 
-    `doc_freq` uint64 [K], `by_language` uint64 [K, L], `language` int64 [K] as `item_languages`
-    gives it, `has_letter` bool [K].
+    statistic: npt.NDArray[np.float64]
+    allowed: npt.NDArray[np.bool_]
+
+    def above(self, threshold: float) -> npt.NDArray[np.bool_]:
+        """The pivots (bool [K]) at a threshold."""
+        return self.allowed & (self.statistic >= threshold)
+
+
+def run_pivots(
+    settings: PivotsSettings,
+    out: Path,
+    count: Path,
+    tokens: Path | None = None,
+    engine: EngineSettings | None = None,
+) -> None:
+    """Choose the pivots among the items of a `count` folder.
+
+    Writes `pivots.parquet`; its `statistic` is the number that the definition compares with its
+    threshold: the degree, the second-largest reach, or the second-largest gap over the languages.
+    `thresholds.parquet` says how the set changes with it. `tokens`, the `tokenize` folder that was
+    counted, is needed for `stability` only.
     """
-
-    table: pa.Table
-    languages: tuple[str, ...]
-    doc_freq: npt.NDArray[np.uint64]
-    by_language: npt.NDArray[np.uint64]
-    language: npt.NDArray[np.int64]
-    has_letter: npt.NDArray[np.bool_]
-
-
-def run_pivots(settings: PivotsSettings, out: Path, count: Path) -> None:
-    """Choose the pivots among the items of a `count` folder; writes `pivots.parquet`.
-
-    `statistic` is the number that the definition compares with its threshold: the degree, the
-    second-largest reach, or the second-largest gap over the languages.
-    """
-    run = begin("pivots", out, settings_dict(settings), {"count": StageInput(count, "count")})
+    inputs: dict[str, Input] = {"count": StageInput(count, "count")}
+    if settings.exclude is not None:
+        inputs["exclude"] = FilesInput.folder(Path(settings.exclude))
+    if settings.stability:
+        if tokens is None:
+            raise InputError("pivots: stability needs the folder of the tokenize stage")
+        inputs["tokens"] = StageInput(tokens, "tokenize")
+    run = begin("pivots", out, settings_dict(settings), inputs)
     if run is None:
         return
     counts = read_manifest(count, "count").counts
@@ -73,10 +82,33 @@ def run_pivots(settings: PivotsSettings, out: Path, count: Path) -> None:
             *items.languages,
             settings.definition,
         )
-    links = read_links(count, items, counts["documents"], settings)
+    excluded = read_exclusions(settings.exclude, items)
+    edge = edge_threshold(count, items, counts["documents"], settings)
+    links = read_links(count, items, counts["documents"], settings, edge)
     gap = gaps(links.strongest, settings.rank)
-    statistic, is_pivot = choose_pivots(items, links, gap, settings)
-    write_table(out / "pivots.parquet", _table(items, links, gap, statistic, is_pivot, settings))
+    whole = find_candidates(items, links, excluded, settings)
+    threshold = choose_threshold(whole, settings)
+    is_pivot = whole.above(threshold)
+    halves: list[Candidates] = []
+    stability: dict[str, Any] = {}
+    if tokens is not None and settings.stability:
+        # Half the documents hold half as many of everything that is counted in documents.
+        scale = 0.5 if settings.statistic == "count" else 1.0
+        of_half = dataclasses.replace(settings, min_doc_freq=math.ceil(settings.min_doc_freq / 2))
+        found = count_halves(
+            count, tokens, items, of_half, edge * scale, run.work / "halves",
+            engine or EngineSettings(),
+        )  # fmt: skip
+        halves = [find_candidates(half.items, half.links, excluded, of_half) for half in found]
+        scale = scale if settings.definition == "specificity" else 1.0
+        stability = _stability(halves, found, threshold * scale)
+        log.info("pivots: Jaccard of the two halves' sets %.3f", stability["jaccard"] or math.nan)
+    else:
+        scale = 1.0
+    write_table(
+        out / "pivots.parquet", _table(items, links, gap, whole, is_pivot, excluded, settings)
+    )
+    write_table(out / "thresholds.parquet", _thresholds(whole, halves, threshold, scale))
     n_pivots = int(is_pivot.sum())
     without = int((items.language == NO_LANGUAGE).sum())
     log.info("pivots: %d of %d items by %s", n_pivots, len(is_pivot), settings.definition)
@@ -85,6 +117,12 @@ def run_pivots(settings: PivotsSettings, out: Path, count: Path) -> None:
             "items": len(is_pivot),
             "pivots": n_pivots,
             "definition": settings.definition,
+            "threshold": threshold,
+            "edge_threshold": edge,
+            "candidates": int(whole.allowed.sum()),
+            "excluded": int(excluded.sum()),
+            "scripts": script_shares(items.table.column("text").to_pylist(), is_pivot),
+            "stability": stability or None,
             "languages": list(items.languages),
             "unit": counts["unit"],
             "fingerprint": counts["fingerprint"],
@@ -97,70 +135,109 @@ def run_pivots(settings: PivotsSettings, out: Path, count: Path) -> None:
     )
 
 
-def read_items(count: Path, languages: Sequence[str], language_share: float) -> Items:
-    """The items of a `count` folder, each with its language if one holds that share of it."""
-    table = pq.read_table(count / "items.parquet")
-    doc_freq = table.column("doc_freq").to_numpy()
-    by_language = np.stack([table.column(f"doc_freq_{lang}").to_numpy() for lang in languages], 1)
-    return Items(
-        table=table,
-        languages=tuple(languages),
-        doc_freq=doc_freq,
-        by_language=by_language,
-        language=item_languages(doc_freq, by_language, language_share),
-        has_letter=table.column("has_letter").to_numpy(),
-    )
+def read_exclusions(path: str | None, items: Items) -> npt.NDArray[np.bool_]:
+    """The items (bool [K]) that a file names, one a line; lines that name no item are logged."""
+    texts = [str(text).strip() for text in items.table.column("text").to_pylist()]
+    if path is None:
+        return np.zeros(len(texts), dtype=np.bool_)
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    named = {line.strip() for line in lines if line.strip()}
+    if unknown := sorted(named - set(texts)):
+        shown = ", ".join(unknown[:5])
+        log.warning("pivots: %d lines of %s are no items, such as %s", len(unknown), path, shown)
+    return np.array([text in named for text in texts], dtype=np.bool_)
 
 
-def read_links(count: Path, items: Items, n_documents: int, settings: PivotsSettings) -> Links:
-    """Stream the pairs of a `count` folder through the kernel, a million at a time."""
-    files = sorted((count / "pairs").glob("*.parquet"))
-    if not files:
-        raise InputError(f"{count / 'pairs'}: holds no pairs; run `pivots count` again")
-    n_strongest = max(settings.rank + 1, settings.neighbours)
-    links = empty_links(len(items.doc_freq), len(items.languages), n_strongest)
-    doc_freq = items.doc_freq.astype(np.float64)
-    total = sum(pq.read_metadata(path).num_rows for path in files)
-    with progress("pivots", total, "pairs") as ticker:
-        for path in files:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=PAIRS_PER_BATCH):
-                    # Copies, because Arrow's memory is read-only and kernels are compiled for one
-                    # kind of array.
-                    i, j, n = (batch.column(name).to_numpy().copy() for name in ("i", "j", "n"))
-                    add_links(
-                        i, j, n, doc_freq, items.language, float(n_documents),
-                        settings.edge_npmi, *links,
-                    )  # fmt: skip
-                    ticker.advance(len(batch))
-    return links
-
-
-def choose_pivots(
-    items: Items, links: Links, gap: npt.NDArray[np.float64], settings: PivotsSettings
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The definition's statistic (float64 [K]) and whether each item is a pivot (bool [K])."""
-    allowed = items.doc_freq >= np.uint64(settings.min_doc_freq)
+def find_candidates(
+    items: Items, links: Links, excluded: npt.NDArray[np.bool_], settings: PivotsSettings
+) -> Candidates:
+    """The statistic of each item by the definition, and whether it may be a pivot at all."""
+    allowed = (items.doc_freq >= np.uint64(settings.min_doc_freq)) & ~excluded
     if settings.require_letters:
         allowed &= items.has_letter
     if settings.definition == "degree":
-        degree = links.degree.astype(np.float64)
-        return degree, allowed & (links.degree > settings.min_degree)
-    allowed &= items.language == NO_LANGUAGE
+        return Candidates(links.degree.astype(np.float64), allowed)
+    # With one language there is no second-largest value, and min_gap may be 0.
+    allowed &= (items.language == NO_LANGUAGE) & (len(items.languages) > 1)
     if settings.definition == "breadth":
-        reach = second_largest(links.reach.astype(np.float64))
-        return reach, allowed & (reach >= settings.min_reach)
-    second = second_largest(gap)
-    # With one language there is no second-largest gap, and min_gap may be 0.
-    return second, allowed & (second >= settings.min_gap) & (len(items.languages) > 1)
+        return Candidates(second_largest(links.reach.astype(np.float64)), allowed)
+    return Candidates(second_largest(gaps(links.strongest, settings.rank)), allowed)
+
+
+def choose_threshold(candidates: Candidates, settings: PivotsSettings) -> float:
+    """The least statistic of a pivot: as set, or that of the last item of the top share."""
+    if settings.top_share is None:
+        return {
+            "degree": float(settings.min_degree + 1),
+            "breadth": float(settings.min_reach),
+            "specificity": settings.min_gap,
+        }[settings.definition]
+    falling = np.sort(candidates.statistic[candidates.allowed])[::-1]
+    # Items without any link are no pivots, however large the share.
+    n_wanted = min(math.ceil(settings.top_share * len(falling)), int((falling > 0).sum()))
+    return float(falling[n_wanted - 1]) if n_wanted else 1.0
+
+
+def script_shares(
+    texts: list[str], is_pivot: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, float | int]]:
+    """By kind of script: how many items and pivots, and the share of all pivots."""
+    kinds = [script_kind(text) for text in texts]
+    pivots = Counter(kind for kind, chosen in zip(kinds, is_pivot, strict=True) if chosen)
+    return {
+        kind: {"items": n, "pivots": pivots[kind], "share": pivots[kind] / max(1, pivots.total())}
+        for kind, n in sorted(Counter(kinds).items())
+    }
+
+
+def jaccard(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float | None:
+    """Size of the intersection of two sets (bool [K]) over that of their union; None if empty."""
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else None
+
+
+def _stability(halves: list[Candidates], found: list[Half], threshold: float) -> dict[str, Any]:
+    sets = [half.above(threshold) for half in halves]
+    return {
+        "jaccard": jaccard(*sets),
+        "pivots": [int(chosen.sum()) for chosen in sets],
+        "documents": [half.n_documents for half in found],
+    }
+
+
+def _thresholds(
+    whole: Candidates, halves: list[Candidates], threshold: float, scale: float
+) -> pa.Table:
+    """The size of the set, and the halves' agreement, at multiples of the threshold.
+
+    `scale` turns a threshold of all documents into one of a half.
+    """
+    # A threshold of 0 has no multiples; the median of what is there takes its place.
+    positive = whole.statistic[whole.allowed & (whole.statistic > 0)]
+    base = threshold or (float(np.median(positive)) if len(positive) else 0.0)
+    grid = [base * factor for factor in FACTORS]
+    agreed = [
+        jaccard(*(half.above(t * scale) for half in halves)) if halves else None for t in grid
+    ]
+    return pa.table(
+        {
+            "threshold": pa.array(grid, pa.float64()),
+            "pivots": pa.array([int(whole.above(t).sum()) for t in grid], pa.int64()),
+            "jaccard": pa.array(agreed, pa.float64()),
+        }
+    )
 
 
 def _table(
     items: Items,
     links: Links,
     gap: npt.NDArray[np.float64],
-    statistic: npt.NDArray[np.float64],
+    whole: Candidates,
     is_pivot: npt.NDArray[np.bool_],
+    excluded: npt.NDArray[np.bool_],
     settings: PivotsSettings,
 ) -> pa.Table:
     names = pa.array(items.languages, pa.string())
@@ -174,7 +251,8 @@ def _table(
         columns[f"reach_{lang}"] = pa.array(links.reach[:, code])
     for code, lang in enumerate(items.languages):
         columns[f"gap_{lang}"] = pa.array(gap[:, code])
-    columns["statistic"] = pa.array(statistic)
+    columns["statistic"] = pa.array(whole.statistic)
+    columns["excluded"] = pa.array(excluded)
     columns["is_pivot"] = pa.array(is_pivot)
     texts = items.table.column("text").combine_chunks()
     for code, lang in enumerate(items.languages):

@@ -184,10 +184,16 @@ class CountSettings:
 
 @dataclass(frozen=True)
 class WordsSettings:
-    """Finds the words of a task in the documents (METHOD sections 2 and 3).
+    """Finds words and pairs of words in the documents (METHOD sections 2 and 3).
 
     Attributes:
-        case_sensitive: tell upper from lower case when words are looked for.
+        word_list: file of further words to count: language, tab, word, one a line.
+        pair_list: file of further pairs to count: language, word, language, word, with tabs.
+        matching: look for words in the text, or for their token sequences among the tokens (the
+            reference's way: it misses words that share a token with their neighbours), or both,
+            to compare; then all but the columns *_tokens comes from the text.
+        case_sensitive: tell upper from lower case when words are looked for in the text.
+        normalize: Unicode form of words and text; NFKC makes full-width letters plain ones.
         sample_documents: documents a word's token shares are taken from, at most; also the number
             of background documents.
         pivots_per_pair: tokens kept for each pair of words.
@@ -196,7 +202,11 @@ class WordsSettings:
         keep_punctuation: let tokens without any letter be pivots.
     """
 
+    word_list: str | None = path_setting()
+    pair_list: str | None = path_setting()
+    matching: Literal["text", "tokens", "both"] = "text"
     case_sensitive: bool = False
+    normalize: Literal["NFC", "NFKC"] = "NFC"
     sample_documents: int = 2000
     pivots_per_pair: int = 100
     min_npmi: float = 0.0
@@ -217,39 +227,63 @@ class PivotsSettings:
     Attributes:
         definition: degree (many strong edges, any language), breadth (strong edges to at least two
             languages) or specificity (one link that stands out, in at least two languages).
+        statistic: how strong a link is: npmi, or count (documents with both items).
         language_share: an item belongs to the language that holds this share of its documents.
         min_doc_freq: items in fewer documents are never pivots.
         edge_npmi: an edge is a pair with at least this NPMI (degree, breadth, the reach columns).
+        edge_count: the same in documents, where the statistic is count.
+        edge_quantile: edges are the pairs above this quantile of all pairs that meet, in place of
+            edge_npmi and edge_count; costs a second pass over the pairs.
         min_degree: degree: a pivot has more edges than this.
         min_reach: breadth: a pivot has at least this many edges to each of two languages.
-        rank: specificity: the gap is between the strongest and the (rank + 1)-th strongest NPMI.
-        min_gap: specificity: the second-largest gap over the languages is at least this.
+        rank: specificity: the gap is between the strongest and the (rank + 1)-th strongest link.
+        min_gap: specificity: the second-largest gap over the languages is at least this, in NPMI
+            or documents.
+        top_share: pivots are this share of the items that may be pivots, those with the largest
+            values, in place of min_degree, min_reach and min_gap.
+        exclude: file of items that are never pivots, one a line, as the table writes them; spaces
+            around an item do not matter.
         neighbours: strongest neighbours per language that the table names for each item.
         require_letters: items without any letter are never pivots.
+        stability: also choose pivots in each half of the documents, and say how well they agree;
+            costs another pass over the token shards, in two processes.
     """
 
     definition: Literal["degree", "breadth", "specificity"] = "specificity"
+    statistic: Literal["npmi", "count"] = "npmi"
     language_share: float = 0.9
     min_doc_freq: int = 20
     edge_npmi: float = 0.2
+    edge_count: int = 20
+    edge_quantile: float | None = None
     min_degree: int = 50
     min_reach: int = 3
     rank: int = 5
     min_gap: float = 0.06
+    top_share: float | None = None
+    exclude: str | None = path_setting()
     neighbours: int = 5
     require_letters: bool = True
+    stability: bool = False
 
     def __post_init__(self) -> None:
-        check_setting(
-            self, "language_share", 0.5 < self.language_share <= 1, "above 0.5, at most 1"
-        )
-        check_setting(self, "min_doc_freq", self.min_doc_freq >= 1, "at least 1")
-        check_setting(self, "edge_npmi", -1 <= self.edge_npmi <= 1, "between -1 and 1")
-        check_setting(self, "min_degree", self.min_degree >= 0, "at least 0")
-        check_setting(self, "min_reach", self.min_reach >= 1, "at least 1")
-        check_setting(self, "rank", 1 <= self.rank <= 100, "between 1 and 100")
-        check_setting(self, "min_gap", 0 <= self.min_gap <= 2, "between 0 and 2")
-        check_setting(self, "neighbours", 1 <= self.neighbours <= 50, "between 1 and 50")
+        def check(key: str, ok: bool, expected: str) -> None:
+            check_setting(self, key, ok, expected)
+
+        check("language_share", 0.5 < self.language_share <= 1, "above 0.5, at most 1")
+        check("min_doc_freq", self.min_doc_freq >= 1, "at least 1")
+        check("edge_npmi", -1 <= self.edge_npmi <= 1, "between -1 and 1")
+        check("edge_count", self.edge_count >= 1, "at least 1")
+        quantile_ok = self.edge_quantile is None or 0 <= self.edge_quantile < 1
+        check("edge_quantile", quantile_ok, "at least 0, below 1, or null")
+        check("min_degree", self.min_degree >= 0, "at least 0")
+        check("min_reach", self.min_reach >= 1, "at least 1")
+        check("rank", 1 <= self.rank <= 100, "between 1 and 100")
+        gap_ok = self.min_gap >= 0 and (self.min_gap <= 2 or self.statistic == "count")
+        check("min_gap", gap_ok, "between 0 and 2, or a number of documents with statistic count")
+        share_ok = self.top_share is None or 0 < self.top_share <= 1
+        check("top_share", share_ok, "above 0, at most 1, or null")
+        check("neighbours", 1 <= self.neighbours <= 50, "between 1 and 50")
 
 
 @dataclass(frozen=True)

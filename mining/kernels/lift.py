@@ -8,19 +8,14 @@ import numpy.typing as npt
 from mining.kernels.compiled import kernel
 
 
-def smallest(
-    postings: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64], at_most: int
-) -> npt.NDArray[np.int64]:
-    """The postings with the `at_most` smallest keys, ascending by document.
+def smallest(keys: npt.NDArray[np.uint64], at_most: int) -> npt.NDArray[np.int64]:
+    """The places of the `at_most` smallest keys (uint64 [n]), ascending; ties by place.
 
-    `postings` int64 [n], `keys` uint64 [n_documents]. The keys are hashes of the documents' ids, so
-    this is a random sample that neither order nor place of the documents changes. Samples of one
-    set of keys overlap as much as their words do, which makes shares of related words comparable.
+    The keys are hashes of documents' ids, so this is a random sample that neither order nor place
+    of the documents changes. Samples of one set of keys overlap as much as their words do, which
+    makes shares of related words comparable.
     """
-    if len(postings) <= at_most:
-        return postings
-    order = np.argsort(keys[postings], kind="stable")[:at_most]
-    return np.sort(postings[order])
+    return np.sort(np.argsort(keys, kind="stable")[:at_most])
 
 
 @kernel

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mining.kernels.compiled import kernel
+
+N_CODE_POINTS = 0x110000
 
 # Scripts that put no space between words, as ranges of code points (both ends included). Unicode's
 # script property is not in the standard library.
@@ -34,35 +37,32 @@ UNSPACED = (
 )
 
 
-def fold(text: str, case_sensitive: bool) -> str:
-    """The form in which words and texts are compared: NFC, case folded unless case counts."""
-    text = unicodedata.normalize("NFC", text)
-    return text if case_sensitive else unicodedata.normalize("NFC", text.casefold())
+def fold(text: str, case_sensitive: bool, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """The form in which words and texts are compared: case folded unless case counts.
 
-
-@functools.lru_cache(maxsize=1 << 16)
-def is_word_character(char: str) -> bool:
-    """Whether a character belongs to the words of a script that puts spaces between words.
-
-    Letters, marks and digits do, but not those of the scripts in UNSPACED.
+    `form` is Unicode's normalisation; NFKC also makes full-width letters and ligatures plain ones.
     """
-    if unicodedata.category(char)[0] not in "LMN":
-        return False
-    point = ord(char)
-    return not any(first <= point <= last for first, last in UNSPACED)
+    text = unicodedata.normalize(form, text)
+    return text if case_sensitive else unicodedata.normalize(form, text.casefold())
 
 
-def stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is a whole word rather than a part of one.
+@functools.cache
+def word_characters() -> npt.NDArray[np.bool_]:
+    """Which code points belong to the words of a script that puts spaces between words.
 
-    An end of the word that is a word character of a spaced script must not touch another one. In
-    scripts without spaces every occurrence counts, also across the borders of words that a
-    segmenter would draw.
+    Letters, marks and digits do, but not those of the scripts in UNSPACED. In scripts without
+    spaces a word is found also across the borders that a segmenter would draw. bool [0x110000].
     """
-    if start > 0 and is_word_character(text[start]) and is_word_character(text[start - 1]):
-        return False
-    touches = end < len(text) and is_word_character(text[end])
-    return not (touches and is_word_character(text[end - 1]))
+    kinds = (unicodedata.category(chr(point))[0] in "LMN" for point in range(N_CODE_POINTS))
+    found = np.fromiter(kinds, dtype=np.bool_, count=N_CODE_POINTS)
+    for first, last in UNSPACED:
+        found[first : last + 1] = False
+    return found
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """A text as uint32 [n_chars], read-only; it must not hold lone surrogates."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
 
 
 @kernel
@@ -81,3 +81,23 @@ def common_documents(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
         else:
             b += 1
     return found
+
+
+@kernel
+def count_common(
+    postings: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    pairs: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """`common_documents` of each pair of postings.
+
+    Pattern p's are postings[offsets[p]:offsets[p + 1]]; `pairs` int64 [n_pairs, 2] are patterns.
+    Returns int64 [n_pairs].
+    """
+    counts = np.zeros(len(pairs), dtype=np.int64)
+    for pair in range(len(pairs)):
+        a, b = pairs[pair]
+        counts[pair] = common_documents(
+            postings[offsets[a] : offsets[a + 1]], postings[offsets[b] : offsets[b + 1]]
+        )
+    return counts

@@ -15,15 +15,17 @@ from mining.kernels.assoc import npmi
 from mining.kernels.compiled import kernel
 
 NO_LANGUAGE = -1
+NPMI_BINS = 1 << 16
+COUNT_BINS = 1 << 20
 
 
 class Links(NamedTuple):
     """What is known of each item's edges.
 
-    `degree` int64 [K] counts the edges of NPMI >= the threshold, `reach` int64 [K, L] those to
-    items of each language. `strongest` float64 [K, L, m] holds the m largest NPMI to items of each
-    language in falling order (ties by item), `neighbours` int64 [K, L, m] the items they lead to;
-    where there are fewer, NPMI 0 and item -1.
+    `degree` int64 [K] counts the edges, `reach` int64 [K, L] those to items of each language.
+    `strongest` float64 [K, L, m] holds the m strongest links to items of each language in falling
+    order (ties by item), `neighbours` int64 [K, L, m] the items they lead to; where there are
+    fewer, 0 and item -1.
     """
 
     degree: npt.NDArray[np.int64]
@@ -50,7 +52,8 @@ def add_links(
     doc_freq: npt.NDArray[np.float64],
     language: npt.NDArray[np.int64],
     n_documents: float,
-    edge_npmi: float,
+    edge: float,
+    by_count: bool,
     degree: npt.NDArray[np.int64],
     reach: npt.NDArray[np.int64],
     strongest: npt.NDArray[np.float64],
@@ -58,13 +61,16 @@ def add_links(
 ) -> None:
     """Take some pairs (i, j, count; all [n_pairs], every pair once over all calls) into the links.
 
-    `doc_freq` float64 [K]; `language` int64 [K], NO_LANGUAGE where an item has none. The order of
-    the pairs does not matter.
+    `doc_freq` float64 [K]; `language` int64 [K], NO_LANGUAGE where an item has none. A link is as
+    strong as its NPMI or, `by_count`, its number of documents; an edge is at least `edge` strong.
+    The order of the pairs does not matter.
     """
     for pair in range(len(i)):
         a, b = int(i[pair]), int(j[pair])
-        value = npmi(np.float64(n[pair]), doc_freq[a], doc_freq[b], n_documents)
-        if value >= edge_npmi:
+        value = float(n[pair])
+        if not by_count:
+            value = npmi(value, doc_freq[a], doc_freq[b], n_documents)
+        if value >= edge:
             degree[a] += 1
             degree[b] += 1
             if language[b] >= 0:
@@ -76,6 +82,31 @@ def add_links(
                 _insert(strongest[a, language[b]], neighbours[a, language[b]], value, b)
             if language[a] >= 0:
                 _insert(strongest[b, language[a]], neighbours[b, language[a]], value, a)
+
+
+@kernel
+def add_histogram(
+    i: npt.NDArray[np.uint32],
+    j: npt.NDArray[np.uint32],
+    n: npt.NDArray[np.uint64],
+    doc_freq: npt.NDArray[np.float64],
+    n_documents: float,
+    by_count: bool,
+    histogram: npt.NDArray[np.int64],
+) -> None:
+    """Count pairs by the strength of their link, see `add_links`.
+
+    `histogram` int64: NPMI_BINS equal parts of -1..1, or COUNT_BINS numbers of documents; what is
+    larger counts as the largest.
+    """
+    last = len(histogram) - 1
+    for pair in range(len(i)):
+        if by_count:
+            place = min(n[pair], np.uint64(last))
+        else:
+            value = npmi(np.float64(n[pair]), doc_freq[i[pair]], doc_freq[j[pair]], n_documents)
+            place = np.uint64(min((value + 1) / 2 * len(histogram), float(last)))
+        histogram[place] += 1
 
 
 @kernel
@@ -112,7 +143,7 @@ def item_languages(
 
 
 def gaps(strongest: npt.NDArray[np.float64], rank: int) -> npt.NDArray[np.float64]:
-    """gap_l(i): the strongest NPMI of i to items of language l minus the (rank + 1)-th strongest.
+    """gap_l(i): the strongest link of i to items of language l minus the (rank + 1)-th strongest.
 
     `strongest` float64 [K, L, > rank] as in Links; returns float64 [K, L].
     """

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -87,6 +88,73 @@ def test_planted_pivots_are_found(base: Path) -> None:
     found = set(table.text[table.is_pivot].str.strip())
     assert len(found & planted) >= 0.5 * len(planted)
     assert len(found & planted) >= 0.9 * len(found)
+
+
+def inspected(base: Path, *arguments: str) -> dict[str, Any]:
+    config = str(base / "config.yaml")
+    out, _ = finish(pivots("inspect", *arguments, "--config", config, "--json"))
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_inspect_says_why_an_item_is_a_pivot(base: Path) -> None:
+    table = pd.read_parquet(base / "pivots" / "pivots.parquet")
+    row = table[table.is_pivot].iloc[0]
+    facts = inspected(base, row.text.strip(), "--contexts", "1")
+    assert facts["is_pivot"]
+    assert all(rule["passes"] for rule in facts["rules"])
+    assert facts["doc_freq"] == row.doc_freq == sum(facts["doc_freq_by_language"].values())
+    assert [n["text"] for n in facts["neighbours"]["la"]][:5] == [
+        text.strip() for text in row.neighbours_la
+    ]
+    assert {context["lang"] for context in facts["contexts"]} == {"la", "lb", "lc"}
+    for context in facts["contexts"]:
+        assert context["text"].strip() == row.text.strip()
+    other = table[~table.is_pivot & (table.doc_freq >= 20)].iloc[0]
+    assert not all(rule["passes"] for rule in inspected(base, other.text.strip())["rules"])
+    plain, _ = finish(pivots("inspect", row.text.strip(), "--config", str(base / "config.yaml")))
+    assert "a pivot by specificity" in plain
+    assert "\x1b" not in plain
+
+
+def test_inspect_shows_a_document_and_its_pivots(base: Path) -> None:
+    scores = pd.read_parquet(base / "score" / "scores")
+    row = scores.sort_values(["n_pivots", "id"], ascending=[False, True]).iloc[0]
+    facts = inspected(base, row.id)
+    assert facts["proportion"] == row.proportion
+    assert sum(pivot["times"] for pivot in facts["pivots"]) == facts["n_pivots"] == row.n_pivots
+    names = {pivot["text"].strip() for pivot in facts["pivots"]}
+    marked = [word for part in facts["text"] if part["pivot"] for word in part["text"].split()]
+    assert set(marked) == names
+    assert len(marked) == row.n_pivots
+    documents = base / "world" / "documents"
+    texts = {
+        record["id"]: record["text"]
+        for path in documents.rglob("*.jsonl*")
+        for record in map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+    }
+    assert "".join(part["text"] for part in facts["text"]).split() == texts[row.id].split()
+    same = scores[scores.lang == row.lang].proportion
+    assert facts["language"]["lower"] == pytest.approx((same < row.proportion).mean())
+
+
+def test_inspect_shows_a_pair_and_names_what_it_does_not_know(base: Path) -> None:
+    pairs = pd.read_parquet(base / "words" / "pairs.parquet")
+    row = pairs[pairs.pair_doc_freq > 0].iloc[0]
+    facts = inspected(base, row.source, row.target)
+    found = next(p for p in facts["pairs"] if p["target_lang"] == row.target_lang)
+    assert found["pair_doc_freq"] == row.pair_doc_freq
+    table = pd.read_parquet(base / "words" / "pair_pivots.parquet")
+    own = table[(table.concept == row.concept) & (table.source_lang == row.source_lang)
+                & (table.target_lang == row.target_lang)]  # fmt: skip
+    assert [p["token"] for p in found["pivots"]] == own.token.tolist()[:15]
+    config = str(base / "config.yaml")
+    for arguments in ((row.source + "x",), (row.source + "x", row.target)):
+        process = pivots("inspect", *arguments, "--config", config)
+        _, error = process.communicate(timeout=100)
+        assert process.returncode == 3
+        assert f"'{row.source}x'" in error
+        assert row.source in error.split("there are")[1]
 
 
 def test_checkpoint_opens_in_plain_transformers(base: Path) -> None:

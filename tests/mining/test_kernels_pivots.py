@@ -71,7 +71,8 @@ def test_links(data: st.DataObject) -> None:
         for i, j in itertools.combinations(range(n_items), 2)
         if data.draw(st.booleans())
     ]
-    threshold = data.draw(st.sampled_from([-0.5, 0.0, 0.2]))
+    by_count = data.draw(st.booleans())
+    threshold = data.draw(st.sampled_from([1.0, 3.0] if by_count else [-0.5, 0.0, 0.2]))
     shuffled = data.draw(st.permutations(pairs))
     links = empty_links(n_items, n_languages, m)
     cut = len(pairs) // 2
@@ -79,11 +80,13 @@ def test_links(data: st.DataObject) -> None:
         i, j, n = np.array(part, dtype=np.int64).reshape(-1, 3).T
         add_links(
             i.astype(np.uint32), j.astype(np.uint32), n.astype(np.uint64),
-            doc_freq, language, float(n_documents), threshold, *links,
+            doc_freq, language, float(n_documents), threshold, by_count, *links,
         )  # fmt: skip
     near: dict[int, list[tuple[float, int]]] = {item: [] for item in range(n_items)}
     for i, j, n in pairs:
-        value = npmi(float(n), doc_freq[i], doc_freq[j], float(n_documents))
+        value = float(n)
+        if not by_count:
+            value = npmi(value, doc_freq[i], doc_freq[j], float(n_documents))
         near[i].append((value, j))
         near[j].append((value, i))
     for item in range(n_items):
@@ -119,10 +122,15 @@ def test_item_languages(rows: list[list[int]]) -> None:
 @quick
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.integers(1, 10), st.data())
 def test_smallest_is_a_sample_by_key(keys: list[int], at_most: int, data: st.DataObject) -> None:
-    postings = [d for d in range(len(keys)) if data.draw(st.booleans())]
-    found = smallest(np.array(postings, dtype=np.int64), np.array(keys, dtype=np.uint64), at_most)
-    expected = sorted(sorted(postings, key=lambda d: (keys[d], d))[:at_most])
-    assert found.tolist() == expected
+    found = smallest(np.array(keys, dtype=np.uint64), at_most).tolist()
+    assert found == sorted(sorted(range(len(keys)), key=lambda d: (keys[d], d))[:at_most])
+    # The smallest of two parts' smallest are those of the whole, so files can be taken one by one.
+    cut = data.draw(st.integers(0, len(keys)))
+    parts = [np.array(part, dtype=np.uint64) for part in (keys[:cut], keys[cut:])]
+    first, second = (smallest(part, at_most) for part in parts)
+    both = np.concatenate([first, second + cut])
+    merged = both[smallest(np.array(keys, dtype=np.uint64)[both], at_most)]
+    assert merged.tolist() == found
 
 
 @quick

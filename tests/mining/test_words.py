@@ -21,7 +21,7 @@ from mining.common.errors import MismatchError
 from mining.common.seeds import hash64
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer, load_tokenizer
-from mining.kernels.match import fold, is_word_character
+from mining.kernels.match import fold, word_characters
 from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings, WordsSettings
 from mining.tokenize import run_tokenize
 from mining.word_postings import WordFinder
@@ -145,17 +145,23 @@ ALPHABET = [
     st.booleans(),
 )  # fmt: skip
 def test_finder_equals_regular_expressions(words: list[str], text: str, cased: bool) -> None:
-    finder = WordFinder([fold(word, cased) for word in words], cased)
-    found = [words[k] for k in finder.find(text)]
-    assert found == [word for word in words if matches(word, text, cased)]
+    options = WordsSettings(case_sensitive=cased)
+    patterns = sorted({fold(word, cased) for word in words})
+    found, ends = WordFinder(patterns, options).find([text, "", text])
+    assert ends.tolist() == [0, len(found) // 2, len(found) // 2, len(found)]
+    here = {patterns[k] for k in found[: ends[1]]}
+    assert here == {patterns[k] for k in found[ends[1] :]}
+    assert [word for word in words if fold(word, cased) in here] == [
+        word for word in words if matches(word, text, cased)
+    ]
 
 
 def test_word_borders() -> None:
     words = ["file", "straße", "中文", "メモ", "tシャツ"]
-    finder = WordFinder([fold(word, False) for word in words], False)
+    finder = WordFinder([fold(word, False) for word in words], WordsSettings())
 
     def find(text: str) -> list[str]:
-        return [words[k] for k in finder.find(text)]
+        return [words[k] for k in sorted(finder.find([text])[0])]
 
     assert find("中文file中文") == ["file", "中文"]  # Han is no part of a Latin word
     assert find("profile files file2 xfile") == []
@@ -164,12 +170,16 @@ def test_word_borders() -> None:
     assert find("これはメモリ") == ["メモ"]
     assert find("Tシャツを") == ["tシャツ"]
     assert find("aTシャツ") == []
-    assert WordFinder([], False).find("anything") == []
+    assert len(WordFinder([], WordsSettings()).find(["anything"])[0]) == 0
+    full_width = WordFinder(["file"], WordsSettings(normalize="NFKC"))
+    assert full_width.find(["ｆｉｌｅ"])[0].tolist() == [0]
+    assert find("ｆｉｌｅ") == []
 
 
 def test_word_characters() -> None:
-    assert all(is_word_character(c) for c in "aZéßжλא한9٣\u0301")
-    assert not any(is_word_character(c) for c in "猫メーモ々ไ _-'。 \n")
+    table = word_characters()
+    assert all(table[ord(c)] for c in "aZéßжλא한9٣\u0301")
+    assert not any(table[ord(c)] for c in "猫メーモ々ไ _-'。 \n")
 
 
 def read(out: Path, name: str) -> list[dict[str, Any]]:

@@ -54,7 +54,6 @@ from eval.report_text import (
     percent,
     plotly_text,
     script_json,
-    script_kind,
     short_count,
     signed,
     visible,
@@ -108,25 +107,6 @@ def test_numbers():
     assert short_count(22_500) == "22,500"
     assert interval(0.5, 0.4, 0.6, 1) == "0.5 [0.4, 0.6]"
     assert listing(["a", "b", "c"]) == "a, b and c"
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        (" word", "Latin"),
-        ("\u2581mot", "Latin"),
-        ("漢字", "Han"),
-        ("カタ", "Kana"),
-        ("漢か", "mixed scripts"),
-        (" 2024", "digits"),
-        ("--", "no letters"),
-        ("<0xE3>", "byte piece"),
-        ("слово", "Cyrillic"),
-        ("", "no letters"),
-    ],
-)
-def test_kinds_of_script(text, kind):
-    assert script_kind(text) == kind
 
 
 def make_items(scores: dict[tuple[str, str, str], float], seed: int = 0) -> pd.DataFrame:

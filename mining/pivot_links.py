@@ -1,0 +1,116 @@
+"""Reads a `count` folder for the pivots: items, their languages, and the links between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mining.common.errors import InputError
+from mining.common.logs import progress
+from mining.kernels.pivots import (
+    COUNT_BINS,
+    NPMI_BINS,
+    Links,
+    add_histogram,
+    add_links,
+    empty_links,
+    item_languages,
+)
+from mining.settings import PivotsSettings
+
+PAIRS_PER_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Items:
+    """The table of items and, in the order of `languages`, their document frequencies by language.
+
+    `doc_freq` uint64 [K], `by_language` uint64 [K, L], `language` int64 [K] as `item_languages`
+    gives it, `has_letter` bool [K].
+    """
+
+    table: pa.Table
+    languages: tuple[str, ...]
+    doc_freq: npt.NDArray[np.uint64]
+    by_language: npt.NDArray[np.uint64]
+    language: npt.NDArray[np.int64]
+    has_letter: npt.NDArray[np.bool_]
+
+
+def read_items(count: Path, languages: Sequence[str], language_share: float) -> Items:
+    """The items of a `count` folder, each with its language if one holds that share of it."""
+    table = pq.read_table(count / "items.parquet")
+    doc_freq = table.column("doc_freq").to_numpy()
+    by_language = np.stack([table.column(f"doc_freq_{lang}").to_numpy() for lang in languages], 1)
+    return Items(
+        table=table,
+        languages=tuple(languages),
+        doc_freq=doc_freq,
+        by_language=by_language,
+        language=item_languages(doc_freq, by_language, language_share),
+        has_letter=table.column("has_letter").to_numpy(),
+    )
+
+
+def n_strongest(settings: PivotsSettings) -> int:
+    """How many of the strongest links the definitions and the table need."""
+    return max(settings.rank + 1, settings.neighbours)
+
+
+def read_links(
+    count: Path, items: Items, n_documents: int, settings: PivotsSettings, edge: float
+) -> Links:
+    """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong.
+
+    Raises InputError where the folder holds no pairs.
+    """
+    links = empty_links(len(items.doc_freq), len(items.languages), n_strongest(settings))
+    doc_freq = items.doc_freq.astype(np.float64)
+    for i, j, n in _batches(count, "pivots"):
+        add_links(
+            i, j, n, doc_freq, items.language, float(n_documents), edge,
+            settings.statistic == "count", *links,
+        )  # fmt: skip
+    return links
+
+
+def edge_threshold(count: Path, items: Items, n_documents: int, settings: PivotsSettings) -> float:
+    """The statistic from which on a pair is an edge: as set, or a quantile over all pairs.
+
+    The quantile is that of the pairs that meet at all, to 1/32768 of an NPMI or to one document; it
+    costs a second pass over the pairs.
+    """
+    by_count = settings.statistic == "count"
+    if settings.edge_quantile is None:
+        return float(settings.edge_count) if by_count else settings.edge_npmi
+    histogram = np.zeros(COUNT_BINS if by_count else NPMI_BINS, dtype=np.int64)
+    doc_freq = items.doc_freq.astype(np.float64)
+    for i, j, n in _batches(count, "pivots: quantile"):
+        add_histogram(i, j, n, doc_freq, float(n_documents), by_count, histogram)
+    below = np.cumsum(histogram)
+    place = int(np.searchsorted(below, settings.edge_quantile * below[-1], side="right"))
+    place = min(place, len(histogram) - 1)
+    return float(place) if by_count else 2 * place / NPMI_BINS - 1
+
+
+def _batches(count: Path, title: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """The columns i, j, n of the pairs, a million at a time."""
+    files = sorted((count / "pairs").glob("*.parquet"))
+    if not files:
+        raise InputError(f"{count / 'pairs'}: holds no pairs; run `pivots count` again")
+    total = sum(pq.read_metadata(path).num_rows for path in files)
+    with progress(title, total, "pairs") as ticker:
+        for path in files:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=PAIRS_PER_BATCH):
+                    # Copies, because Arrow's memory is read-only and kernels are compiled for one
+                    # kind of array.
+                    yield tuple(batch.column(name).to_numpy().copy() for name in ("i", "j", "n"))
+                    ticker.advance(len(batch))
