@@ -12,6 +12,7 @@ import pytest
 
 from eval.lexicon_check import agreement, read_folder, same_class
 from eval.lexicon_index import LexiconIndex, ambiguous_pairs
+from eval.surface import form_difficulty
 from launch.pipeline import find_task
 from mining.common.task import N_DISTRACTORS, Task, read_task
 from tests.conftest import REPOSITORY, SHARED
@@ -96,6 +97,27 @@ def test_nine_distractors_of_the_same_class_none_of_them_right(task: Task) -> No
                 sibling = owner[target].get((concept.pos, concept.cls, word))
                 assert sibling is not None, (concept.id, word)
                 assert not sibling.forms(source) & concept.forms(source)
+
+
+def test_what_letters_alone_give_away(task: Task) -> None:
+    card = CARD.read_text(encoding="utf-8")
+    names = {
+        ("en", "fr"): "English to French",
+        ("fr", "en"): "French to English",
+        ("zh", "ja"): "Chinese and Japanese, both ways",
+        ("ja", "zh"): "Chinese and Japanese, both ways",
+    }
+    for source, target in task.directions():
+        found = [
+            form_difficulty(
+                [c.words[source], *task.distractors(target, source, c)], c.words[target]
+            )
+            for c in task.concepts
+            if c.words[source] != c.words[target]
+        ]
+        mean = sum(value for value in found if value is not None) / len(found)
+        name = names.get((source, target), "any other direction")
+        assert f"| {name} | {mean:.2f} |" in card
 
 
 @pytest.fixture(scope="module")
