@@ -51,6 +51,8 @@ class Asker:
             "model": identity,
             "dtype": str(dtype),
             "device": place.type,
+            # Forced on a model that does not follow trees, it gives other numbers.
+            "share_prefixes": self.settings.share_prefixes,
             "scoring": SCORING_VERSION,
             "torch": str(torch.__version__),
             "transformers": transformers.__version__,

@@ -4,13 +4,13 @@
     all            PART: all scored items
     by             {DIMENSION: {VALUE: PART}}, DIMENSION one of direction (en-fr), pos, class,
                    group, frequency (band of doc_freq, such as 10-99), shared_script (yes, no),
-                   form_difficulty (low, middle, high: terciles)
+                   form_difficulty (low: below 1/3, middle, high: above 2/3)
     score, accuracy, mrr, target_score, target_accuracy, target_mrr
                    MEAN: those of `all` with token-mean likelihoods, as in the paper
     directions     {en-fr: {n, score, accuracy, ...: MEAN}}, the same by direction
     groups         {GROUP: {n, score, ..., directions: {...}}}, the same by group of concepts
     identical      {en-fr: {n, identical, share}}: items left out since both words are the same
-    form_difficulty {mean, n, edges}: how far letters alone lead astray, edges of the terciles
+    form_difficulty {mean, n}: how far letters alone lead astray
 
     PART           {n, FORM: {NORMALISATION: {MEASURE: MEAN}}}, FORM source or target, NORMALISATION
                    tokens, bytes or sum, MEASURE score, accuracy or mrr (mean reciprocal rank)
@@ -36,7 +36,10 @@ from eval.resampling import MEASURES, Items, means_by_part, over_directions, res
 from eval.stats import Bootstrap, Floats, percentiles
 
 ALL = ("all", "")
-TERCILES = ("low", "middle", "high")
+# Fixed edges: where two scripts share no letters, all candidates tie at 0.5, and most of a task's
+# items may do so. They belong in the middle, and no quantile would tell the others apart.
+DIFFICULTIES = ("low", "middle", "high")
+DIFFICULTY_EDGES = (1 / 3, 2 / 3)
 UNDEFINED = {"mean": None, "low": None, "high": None, "n": 0}
 
 # (dimension, value) of a part, in the order of the columns of Items.parts.
@@ -69,13 +72,8 @@ def summarise(
         **dict.fromkeys(MEASURES, UNDEFINED),
     }
     table, frame = table.filter(pa.array(scored)), frame[scored].reset_index(drop=True)
-    edges = np.quantile(frame["form_difficulty"], [1 / 3, 2 / 3]) if len(frame) else np.zeros(2)
-    summary["form_difficulty"] = {
-        "mean": _mean(frame["form_difficulty"]),
-        "n": len(frame),
-        "edges": edges.tolist(),
-    }
-    parts, items = _items(frame, _labels(frame, frequency_bands, edges))
+    summary["form_difficulty"] = {"mean": _mean(frame["form_difficulty"]), "n": len(frame)}
+    parts, items = _items(frame, _labels(frame, frequency_bands))
     n = dict(zip(parts, items.parts.sum(axis=0).astype(int).tolist(), strict=True))
     direction_n = {
         part: _direction_counts(items, items.parts[:, k]) for k, part in enumerate(parts)
@@ -129,12 +127,13 @@ def _identical(frame: pd.DataFrame) -> dict[str, Record]:
     }
 
 
-def _labels(frame: pd.DataFrame, bands: Sequence[int], edges: Floats) -> dict[str, pd.Series]:
+def _labels(frame: pd.DataFrame, bands: Sequence[int]) -> dict[str, pd.Series]:
     """Dimension -> each item's value in it, null where it has none."""
     labels = {name: frame[name].where(frame[name] != "") for name in ("pos", "class", "group")}
     labels["shared_script"] = frame["shared_script"].map({True: "yes", False: "no"})
-    place = np.searchsorted(edges, frame["form_difficulty"])
-    labels["form_difficulty"] = pd.Series(np.array(TERCILES, dtype=object)[place])
+    difficulty = frame["form_difficulty"].to_numpy(dtype=np.float64)
+    place = np.add.reduce([difficulty >= DIFFICULTY_EDGES[0], difficulty > DIFFICULTY_EDGES[1]])
+    labels["form_difficulty"] = pd.Series(np.array(DIFFICULTIES, dtype=object)[place])
     if bands:
         names = [
             str(low) if low == high - 1 else f"{low}-{high - 1}"

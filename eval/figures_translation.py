@@ -97,7 +97,7 @@ def matrix_figure(
                 ("items", found.n),
             )
         panels.append(MatrixPanel(arm, values, text, hovers))
-    top = max(*known, 0.0) or 1e-3
+    top = max(map(abs, known)) or 1e-3
     return MatrixChart(
         name="directions",
         alt="Translation score by direction and arm",
@@ -106,7 +106,8 @@ def matrix_figure(
         row_label="from",
         column_label="to",
         panels=tuple(panels),
-        limits=(min(*known, 0.0), top),
+        limits=(-top, top),
+        diverging=True,
         beside=2,
     )
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.stats import Floats
+from mining.common.errors import InputError
 from mining.common.files import dump_json, write_bytes
 from mining.common.logs import log
 
@@ -30,9 +31,15 @@ def store_name(value: Any) -> str:
 
 
 class LossStore:
-    """The results of one model: key (of a question) -> log-probabilities float64 [n]."""
+    """The results of one model: key (of a question) -> log-probabilities float64 [n].
+
+    Raises InputError where the folder, or the one that it is to be made in, is a file.
+    """
 
     def __init__(self, folder: Path) -> None:
+        for path in (folder, folder.parent):
+            if path.exists() and not path.is_dir():
+                raise InputError(f"{path}: found a file, expected a folder for likelihoods (cache)")
         self.folder = folder
         self._known: dict[str, Floats] = {}
         self._read: set[str] = set()

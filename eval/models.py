@@ -64,6 +64,11 @@ def model_input(source: str, revision: str | None) -> Input:
     """The model as a stage's input: a train stage, any folder (by content), or a hub id."""
     path = Path(source)
     if not path.is_dir():
+        if path.is_absolute() or len(path.parts) > 2:  # a hub id is NAME or OWNER/NAME
+            raise InputError(
+                f"{source}: no such folder; train the model first (`pivots train`), or name those "
+                "that are there (`only`)"
+            )
         commit = resolve_revision(source, revision)
         return NamedInput(f"{source}@{revision or 'main'} (commit {commit})")
     if _is_train_stage(path):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
+
+# The first process writes the tables while the others wait: longer than the ten minutes after which
+# NCCL takes a process for lost. The launcher ends all when one fails.
+TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,6 @@ def join_processes(device: str) -> Processes:
     from accelerate import PartialState
 
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    state = PartialState(cpu=not on_gpu)
+    state = PartialState(cpu=not on_gpu, timeout=TIMEOUT)
     own = f"cuda:{state.local_process_index}" if device in ("auto", "cuda") and on_gpu else device
     return Processes(state.process_index, state.num_processes, own)

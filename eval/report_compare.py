@@ -24,7 +24,7 @@ LEVELS = {
 METHOD = (
     "differences on the items that both have, with intervals over concepts. p is of a paired "
     "permutation test (the signs of whole concepts are flipped), corrected for the number of pairs "
-    "after Holm; the plain ones are in comparisons.parquet of the stage `compare`."
+    "after Holm; the plain ones are in comparisons.parquet of the stage compare."
 )
 
 

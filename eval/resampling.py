@@ -5,6 +5,10 @@ not independent) and, for each direction, draws of examples with replacement. Wh
 a sample is computed anew from log P of every candidate in the draws of the sample:
 log P(y | w) = mean over the resampled draws. With one draw this is the bootstrap over concepts.
 Resampling both at once is mildly conservative (A. Owen, The pigeonhole bootstrap, 2007).
+
+Draws that stand twice in a sample average out less than different ones, so that the measures, which
+are not linear in log P, come out lower or higher in every sample alike. With thousands of items
+that shift is wider than the interval; so what draws add to an item is taken about its own mean.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from mining.common.seeds import generator
 Ints = npt.NDArray[np.int64]
 
 MEASURES = ("score", "accuracy", "mrr")
+LOWEST = (-1.0, 0.0, 0.0)  # the highest is 1
 CHUNK_VALUES = 2_000_000
 # log P of a candidate that an item does not have: P = 0, but finite, as 0 * -inf is not a number.
 ABSENT = -1e30
@@ -41,17 +46,15 @@ class Items:
     parts: Floats
 
 
-def draw_patterns(
-    bootstrap: Bootstrap, n_draws: int, direction: str, begin: int, end: int
-) -> tuple[Floats, Ints]:
-    """How much each draw counts in the samples `begin` to `end`, and the same ones only once.
+def draw_patterns(bootstrap: Bootstrap, n_draws: int, direction: str) -> tuple[Floats, Ints]:
+    """How much each draw counts in each sample, the same patterns only once.
 
     Returns shares float64 [n_patterns, n_draws] that add up to 1, and for each sample the number of
     its pattern. There are few (126 for five draws), so that each is computed only once.
     """
     rng = generator(bootstrap.seed, "draws", direction)
     drawn = rng.multinomial(n_draws, np.full(n_draws, 1 / n_draws), size=bootstrap.samples)
-    patterns, which = np.unique(drawn[begin:end], axis=0, return_inverse=True)
+    patterns, which = np.unique(drawn, axis=0, return_inverse=True)
     return patterns / n_draws, which.reshape(-1)
 
 
@@ -76,6 +79,19 @@ def choice_values(log_likelihoods: Floats, n_wrong: Floats, shares: Floats) -> F
     return found
 
 
+def centred_values(log_likelihoods: Floats, n_wrong: Floats, shares: Floats, which: Ints) -> Floats:
+    """`choice_values`, moved so that an item's mean over the samples is its value with all draws.
+
+    Pattern `which[s]` is that of sample s.
+    """
+    n_draws = log_likelihoods.shape[1]
+    plain = choice_values(log_likelihoods, n_wrong, np.full((1, n_draws), 1 / n_draws))
+    found = choice_values(log_likelihoods, n_wrong, shares)
+    frequency = np.bincount(which, minlength=len(shares)) / len(which)
+    found += plain - (frequency @ found)[:, None]
+    return found
+
+
 def resampled_means(
     items: Items, log_likelihoods: Floats, n_wrong: Floats, bootstrap: Bootstrap
 ) -> Floats:
@@ -94,14 +110,14 @@ def resampled_means(
             if not len(rows):
                 continue
             here = log_likelihoods[:, :, rows]
-            shares, which = draw_patterns(bootstrap, here.shape[1], name, begin, end)
-            values = choice_values(here, n_wrong[rows], shares)
+            shares, which = draw_patterns(bootstrap, here.shape[1], name)
+            values = centred_values(here, n_wrong[rows], shares, which)
             drawn, parts = weights[:, items.concepts[rows]], items.parts[rows]
             counts = drawn @ parts
             for m in range(len(MEASURES)):
-                totals = (drawn * values[m, which]) @ parts
+                totals = (drawn * values[m, which[begin:end]]) @ parts
                 means = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
-                result[m, begin:end, k] = means
+                result[m, begin:end, k] = np.clip(means, LOWEST[m], 1)
         begin = end
     return result
 

@@ -23,10 +23,18 @@ class Checkpoint:
 
 
 def split_revision(source: str) -> tuple[str, str | None]:
-    """`id@revision` in its parts; a folder, whose name may hold an "@" too, has no revision."""
+    """`id@revision` in its parts; a folder, whose name may hold an "@" too, has no revision.
+
+    Raises SettingsError where a revision of a folder is asked for.
+    """
     if Path(source).exists() or "@" not in source:
         return source, None
     name, revision = source.rsplit("@", 1)
+    if Path(name).is_dir():
+        raise SettingsError(
+            f"models: found {source!r}, expected no revision, as {name} is a folder; revisions are "
+            "the hub's"
+        )
     return name, revision
 
 

@@ -19,7 +19,7 @@ from eval.evaluate import run_evaluate
 from eval.loss_store import LossStore, store_name
 from eval.scoring import Scorer
 from eval.settings import EvaluateSettings
-from mining.common.errors import SettingsError
+from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json
 from mining.common.task import read_task
 from tests.conftest import REPOSITORY, folder_bytes
@@ -131,7 +131,13 @@ def test_a_cache_serves_other_settings_and_tasks(
 
 @pytest.mark.parametrize(
     "change",
-    [{"dtype": "bfloat16"}, {"draws": 1}, {"examples": 1}, {"shared_draws": True}],
+    [
+        {"dtype": "bfloat16"},
+        {"draws": 1},
+        {"examples": 1},
+        {"shared_draws": True},
+        {"share_prefixes": "off"},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_a_likelihood_is_not_taken_from_the_cache(
@@ -176,6 +182,12 @@ def test_a_damaged_file_is_computed_again(
     assert folder_bytes(first) == folder_bytes(second)
     # Only whole files are left.
     assert sorted((tmp_path / "cache").rglob("*.parquet")) == files
+
+
+def test_a_cache_that_is_a_file_is_named(evaluate: Evaluate, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(InputError, match="cache: found a file, expected a folder"):
+        evaluate("out", dataclasses.replace(SETTINGS, cache=str(tmp_path / "cache")))
 
 
 def test_a_store_reads_what_others_add(tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def test_a_hub_id_is_known_by_its_commit(
 def test_folders_without_a_model_are_errors(tmp_path: Path, word_level: Any) -> None:
     with pytest.raises(InputError, match=r"no config\.json"):
         load_model(str(tmp_path), None, "cpu", "auto")
+    with pytest.raises(InputError, match=r"model: no such folder; train the model first"):
+        model_input(str(tmp_path / "train" / "arm" / "0" / "model"), None)
     word_level(["a"], tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', "utf-8")
     with pytest.raises(InputError, match="not a causal language model"):
