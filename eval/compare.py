@@ -144,6 +144,7 @@ def run_compare(
         figures.figure(chart, "")
     if (line := series_figure(tables["series"].to_pandas())) is not None:
         figures.figure(line, "")
+        log.info("compare: Score against step is drawn in %s", out / "figures" / "series.png")
     write_json(out / "summary.json", _summary(rows, summaries, members, settings))
     log.info("compare: %d models, %d comparisons", len(summaries), len(rows))
     run.finish({"models": len(summaries), "comparisons": len(rows), "figures": len(figures.names)})

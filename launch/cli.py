@@ -148,7 +148,13 @@ def _build_task(config: RunConfig) -> int:
 def _stage(stage: str, config: RunConfig) -> int:
     from launch.pipeline import Plan, select_jobs
 
-    for job in select_jobs(Plan(config), stage):
+    plan = Plan(config)
+    jobs = select_jobs(plan, stage)
+    is_series = any(model.series is not None for model in plan.models())
+    # Of several processes of a launcher the first one draws.
+    if stage == "evaluate" and is_series and os.environ.get("RANK", "0") == "0":
+        jobs += select_jobs(plan, "compare")
+    for job in jobs:
         job.run()
     return 0
 

@@ -138,7 +138,10 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "score": ("each document's share of pivots", ("score",)),
     "mix": ("documents for each arm at one budget", ("mix",)),
     "train": ("pre-train a model on each arm", ("train", "wandb")),
-    "evaluate": ("word-translation score with intervals", ("evaluate",)),
+    "evaluate": (
+        "word-translation score with intervals; of a series, against step",
+        ("evaluate", "compare"),
+    ),
     "compare": ("models side by side: p-values, heatmaps, score against step", ("compare",)),
     "sentences": ("translate parallel sentences, chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),

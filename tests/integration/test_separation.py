@@ -7,9 +7,11 @@ directions, and asked in all of them; a model with random weights stands beside 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -117,3 +119,15 @@ def test_a_random_model_scores_nothing(run: Path) -> None:
     assert summary["chance"] == pytest.approx(0.1)
     assert summary["score"]["low"] <= 0 <= summary["score"]["high"]
     assert summary["accuracy"]["low"] <= 0.1 <= summary["accuracy"]["high"]
+
+
+def test_a_series_of_checkpoints_is_drawn_against_step(run: Path, tmp_path: Path) -> None:
+    models = run.parent.parent
+    for step in (10, 200):
+        shutil.copytree(models / "untrained", tmp_path / "series" / f"step-{step}")
+    command = ["evaluate", "--models.series", str(tmp_path / "series"), "--only", "[series]"]
+    small = ["--task", "words", "--evaluate.max_items", "3", "--evaluate.draws", "1"]
+    assert main([*command, *small, "--out", str(tmp_path / "out")]) == 0
+    found = pd.read_parquet(tmp_path / "out" / "compare" / "series.parquet")
+    assert found[found["measure"] == "score"]["step"].tolist() == [10, 200]
+    assert (tmp_path / "out" / "compare" / "figures" / "series.png").stat().st_size > 1000
