@@ -36,11 +36,11 @@ def write_documents(path: Path) -> None:
     """Lists of eight translations in one direction each, the directions in turn."""
     task = read_task(find_task(DEFAULT_TASK))
     rng = generator(0, "documents")
+    plan = plan_items(task, N_CONCEPTS, None, None)
     with path.open("w", encoding="utf-8") as lines:
         for number in range(N_DOCUMENTS):
             source, target = TRAINED[number % len(TRAINED)]
-            items = plan_items(task, N_CONCEPTS, None, None)[source, target]
-            concepts = [item.concept for item in items if not item.identical]
+            concepts = [item.concept for item in plan[source, target] if not item.identical]
             drawn = rng.choice(len(concepts), size=9, replace=False)
             asked = concepts[drawn[-1]]
             text = task.prompt(
@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "validate_every": None,
         },
         "models": {"untrained": str(folder / "untrained")},
-        "evaluate": {"draws": 2, "max_items": N_CONCEPTS},
+        "evaluate": {"draws": 2, "max_items": N_CONCEPTS, "forms": ["source"]},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     for stage in STAGES:
