@@ -14,14 +14,6 @@ import pyarrow.compute as pc
 
 from mining.pieces import Piece, read_pieces
 
-PAIRS_SCHEMA = pa.schema(
-    [
-        pa.field("i", pa.uint32(), nullable=False),
-        pa.field("j", pa.uint32(), nullable=False),
-        pa.field("n", pa.uint64(), nullable=False),
-    ]
-)
-
 
 @dataclass(frozen=True)
 class Source:

@@ -25,7 +25,7 @@ from mining.common.logs import log
 from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import FilesInput, Input, StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
-from mining.contexts import PAIRS_SCHEMA, Source, read_contexts
+from mining.contexts import Source, read_contexts
 from mining.items import (
     RARE_WORDS,
     excluded_ids,
@@ -44,6 +44,7 @@ from mining.kernels.cooccurrence import (
     pair_counts,
     unique_items,
 )
+from mining.pair_table import write_band
 from mining.pieces import count_pieces, map_array, save_array
 from mining.settings import CountSettings, EngineSettings
 from mining.tasks import run_tasks
@@ -278,16 +279,7 @@ def _merge_pairs(
         total = np.zeros((last - first, n_items - first), dtype=np.uint64)
         for part in range(n_parts):
             total += np.load(_band_path(partial, part, band), mmap_mode="r", allow_pickle=False)
-        rows, columns = np.nonzero(total)
-        table = pa.table(
-            {
-                "i": (rows + first).astype(np.uint32),
-                "j": (columns + first).astype(np.uint32),
-                "n": total[rows, columns],
-            },
-            schema=PAIRS_SCHEMA,
-        )
-        write_table(out / f"{band:05d}.parquet", table)
+        write_band(out / f"{band:05d}.parquet", total, first, first)
 
 
 def _band_path(folder: Path, rank: int, band: int) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupBuckets, MinhashDedupSignature
-from datatrove.utils.word_tokenizers import WordTokenizer
+from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -28,15 +28,9 @@ CHUNK_SHINGLES = 1 << 16
 Texts = Callable[[int], Iterable[str]]
 
 
-class _IcuWords(WordTokenizer):  # type: ignore[misc]
+class _IcuWords(WhitespaceTokenizer):  # type: ignore[misc]  # datatrove brings no types
     def word_tokenize(self, text: str) -> list[str]:
         return words(text, "en")  # Chinese and Japanese are cut by ICU's dictionary all the same
-
-    def sent_tokenize(self, text: str) -> list[str]:
-        raise NotImplementedError
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        raise NotImplementedError
 
 
 class _Signatures(MinhashDedupSignature):  # type: ignore[misc]

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.errors import SettingsError
 from mining.common.files import read_json, write_json
-from mining.common.shards import write_table
-from mining.contexts import PAIRS_SCHEMA, Source, read_contexts
+from mining.contexts import Source, read_contexts
 from mining.kernels.cooccurrence import bands
 from mining.kernels.window import Weighting, distance_weights, pad_documents, window_counts
+from mining.pair_table import write_band
 from mining.pieces import map_array, save_array
 
 # The stream takes 4 bytes a token, the places of the items in it 8.
@@ -112,16 +111,7 @@ def merge_window_pairs(
         for i, j, n in blocks:
             rows = slice(*np.searchsorted(i, [first, last]))
             total[i[rows] - first, j[rows] - left] += n[rows]  # no pair stands twice in a block
-        found, columns = np.nonzero(total)
-        table = pa.table(
-            {
-                "i": (found + first).astype(np.uint32),
-                "j": (columns + left).astype(np.uint32),
-                "n": total[found, columns],
-            },
-            schema=PAIRS_SCHEMA,
-        )
-        write_table(out / f"{band:05d}.parquet", table)
+        write_band(out / f"{band:05d}.parquet", total, first, left)
 
 
 def _path(folder: Path, rank: int, block: int, name: str) -> Path:

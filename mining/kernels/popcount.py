@@ -45,7 +45,7 @@ def _instruction(argument_types: tuple[Any, ...], emit: Emit) -> tuple[Any, Any]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: list[Any]) -> Any:
         emit(builder, arguments)
-        return context.get_dummy_value()
+        return context.get_dummy_value()  # how numba's code generators return None
 
     return types.void(*argument_types), generate
 
