@@ -25,10 +25,10 @@ from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
+from mining.engine_settings import EngineSettings
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    EngineSettings,
     MixSettings,
     PivotsSettings,
     ScoreSettings,

@@ -26,6 +26,7 @@ from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import FilesInput, Input, StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.contexts import Source, read_contexts
+from mining.engine_settings import EngineSettings
 from mining.items import (
     RARE_WORDS,
     excluded_ids,
@@ -46,7 +47,7 @@ from mining.kernels.cooccurrence import (
 )
 from mining.pair_table import write_band
 from mining.pieces import count_pieces, map_array, save_array
-from mining.settings import CountSettings, EngineSettings
+from mining.settings import CountSettings
 from mining.tasks import run_tasks
 from mining.window_pairs import Window, check_overflow, count_window_pairs, merge_window_pairs
 

@@ -20,8 +20,8 @@ from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mining.engine_settings import EngineSettings
 from mining.segment import words
-from mining.settings import EngineSettings
 from mining.tasks import run_tasks
 
 CHUNK_SHINGLES = 1 << 16

@@ -23,10 +23,11 @@ from mining.common.errors import InputError
 from mining.common.logs import log
 from mining.common.shards import write_table
 from mining.common.stage import FilesInput, Input, StageInput, begin, read_manifest, settings_dict
+from mining.engine_settings import EngineSettings
 from mining.kernels.pivots import NO_LANGUAGE, Links, gaps, second_largest
 from mining.pivot_links import Items, edge_threshold, read_items, read_links
 from mining.scripts import script_kind
-from mining.settings import EngineSettings, PivotsSettings
+from mining.settings import PivotsSettings
 from mining.stability import Half, count_halves
 
 # Multiples of the threshold for which the size of the set is reported.

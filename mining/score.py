@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from mining.common.files import atomic_path
 from mining.common.shards import common_info, list_shards, read_shard, write_table
 from mining.common.stage import StageInput, begin, read_manifest, require_same, settings_dict
+from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
-from mining.settings import EngineSettings, ScoreSettings
+from mining.settings import ScoreSettings
 from mining.tasks import run_tasks
 
 SCHEMA = pa.schema(

@@ -5,33 +5,12 @@ Path settings are recorded in manifests by the content they lead to, all others 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import check_setting
 from mining.common.stage import engine_setting, path_setting
 from mining.token_settings import TokenFilesSettings
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """Where tasks run. Changes nothing in any result.
-
-    Attributes:
-        workers: processes at work at the same time; null means one a core.
-    """
-
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        check_setting(
-            self, "workers", self.workers is None or self.workers >= 1, "at least 1, or null"
-        )
-
-    def worker_count(self) -> int:
-        """The number of worker processes to use on this machine."""
-        return self.workers or len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

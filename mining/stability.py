@@ -26,6 +26,7 @@ from mining.common.shards import common_info, list_shards
 from mining.common.stage import read_manifest, require_same
 from mining.contexts import cut_documents
 from mining.count import BLOCK_DOCUMENTS, BLOCK_POSTINGS
+from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import (
     NOT_AN_ITEM,
     Block,
@@ -37,7 +38,7 @@ from mining.kernels.cooccurrence import (
 from mining.kernels.pivots import Links, add_links, empty_links, item_languages
 from mining.pieces import Piece, map_array, read_pieces, save_array
 from mining.pivot_links import Items, n_strongest
-from mining.settings import EngineSettings, PivotsSettings
+from mining.settings import PivotsSettings
 from mining.tasks import run_tasks
 
 ANY_ID = 1 << 32

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mining.common.logs import Ticker, progress
-from mining.settings import EngineSettings
+from mining.engine_settings import EngineSettings
 
 Task = Callable[[int, int], None]
 POLL_SECONDS = 0.5
@@ -87,6 +87,16 @@ def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: Engine
 
     A task's exception stops the run and is raised here; markers of finished tasks stay.
     """
+    if engine.kind == "slurm":
+        from mining.slurm import run_slurm_tasks
+
+        run_slurm_tasks(title, task, n_tasks, folder, engine)
+        return
+    if engine.kind == "spark":
+        from mining.spark import run_spark_tasks
+
+        run_spark_tasks(title, task, n_tasks, folder, engine)
+        return
     from datatrove.executor import LocalPipelineExecutor
     from loguru import logger
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import add_document_frequencies, unique_items
 from mining.kernels.lift import add_token_counts
 from mining.pieces import count_pieces, read_pieces, save_array
-from mining.settings import EngineSettings
 from mining.tasks import run_tasks
 
 MAX_CELLS = 1 << 28  # of one task's counts at a time: 1 GiB

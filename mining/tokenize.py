@@ -31,10 +31,11 @@ from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metada
 from mining.common.stage import StageInput, begin, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
+from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
 from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
-from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
+from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tasks import run_tasks
 from mining.word_shards import local_words, write_word_shards
 

@@ -22,12 +22,13 @@ from mining.common.seeds import hash64
 from mining.common.shards import list_shards, read_shard
 from mining.common.stage import read_manifest
 from mining.documents import Record
+from mining.engine_settings import EngineSettings
 from mining.inputs import Reader, input_files, merge_hashes, open_readers
 from mining.kernels.lift import smallest
 from mining.kernels.match import code_points, count_common, fold, word_characters
 from mining.kernels.trie import build_trie, find_patterns
 from mining.pieces import save_array
-from mining.settings import CorpusSettings, EngineSettings, WordsSettings
+from mining.settings import CorpusSettings, WordsSettings
 from mining.tasks import run_tasks
 from mining.word_lists import Wanted
 

@@ -28,8 +28,9 @@ from mining.common.shards import (
     write_table,
 )
 from mining.documents import Record
+from mining.engine_settings import EngineSettings
 from mining.segment import words
-from mining.settings import EngineSettings, TokenizeSettings
+from mining.settings import TokenizeSettings
 from mining.tasks import run_tasks
 
 

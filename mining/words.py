@@ -20,9 +20,10 @@ from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import FilesInput, StageInput, begin, require_same, settings_dict
 from mining.common.task import Task, read_task, task_files
 from mining.common.tokenizer import load_tokenizer
+from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput
 from mining.items import tokenizer_input
-from mining.settings import CorpusSettings, EngineSettings, WordsSettings
+from mining.settings import CorpusSettings, WordsSettings
 from mining.token_counts import count_tokens
 from mining.word_lists import (
     LangWord,

@@ -17,9 +17,10 @@ from mining.common.errors import InputError, SettingsError
 from mining.common.shards import list_shards, write_table
 from mining.common.stage import read_manifest
 from mining.count import run_count
+from mining.engine_settings import EngineSettings
 from mining.kernels import cooccurrence
 from mining.pivots import run_pivots
-from mining.settings import CountSettings, EngineSettings, PivotsSettings
+from mining.settings import CountSettings, PivotsSettings
 from mining.window_pairs import Window, check_overflow
 from tests.mining.test_count import (
     Document,

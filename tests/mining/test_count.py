@@ -25,11 +25,11 @@ from mining.common.shards import SCHEMA, ShardInfo, write_shard, write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.count import choose_items, run_count
+from mining.engine_settings import EngineSettings
 from mining.kernels import cooccurrence
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    EngineSettings,
     TokenizerSettings,
     TokenizeSettings,
 )
@@ -234,7 +234,8 @@ def test_sigkill_leaves_no_lock_and_no_worker(tmp_path: Path, step: str) -> None
     script.write_text(
         "from pathlib import Path\n"
         "from mining.count import run_count\n"
-        "from mining.settings import CountSettings, EngineSettings\n"
+        "from mining.engine_settings import EngineSettings\n"
+        "from mining.settings import CountSettings\n"
         "if __name__ == '__main__':\n"
         f"    paths = Path({str(out)!r}), Path({str(tokens)!r}), Path({str(tokenizer)!r})\n"
         "    engine = EngineSettings(workers=2)\n"

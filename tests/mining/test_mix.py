@@ -22,13 +22,13 @@ from mining.common.shards import write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
+from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
 from mining.kernels.select import fill_budget
 from mining.mix import describe_arms, language_budgets, run_mix, select_documents
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
-    EngineSettings,
     MixSettings,
     ScoreSettings,
     TokenizeSettings,

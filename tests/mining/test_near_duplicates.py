@@ -10,8 +10,9 @@ import pytest
 from mining import near_duplicates
 from mining.common.shards import list_shards, read_shard
 from mining.common.stage import read_manifest
+from mining.engine_settings import EngineSettings
 from mining.near_duplicates import _later_ones, _Signatures
-from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
+from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tokenize import run_tokenize
 from tests.conftest import folder_bytes
 

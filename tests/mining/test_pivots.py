@@ -18,9 +18,10 @@ from mining.common.seeds import hash64
 from mining.common.shards import write_table
 from mining.common.stage import begin, read_manifest
 from mining.count import run_count
+from mining.engine_settings import EngineSettings
 from mining.kernels.pivots import NPMI_BINS
 from mining.pivots import FACTORS, run_pivots
-from mining.settings import CountSettings, EngineSettings, PivotsSettings
+from mining.settings import CountSettings, PivotsSettings
 from tests.conftest import folder_bytes
 from tests.mining.test_count import make_shards, make_tokenizer
 

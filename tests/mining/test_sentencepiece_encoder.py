@@ -16,6 +16,7 @@ from mining import sentencepiece_encoder
 from mining.common.files import read_json, write_json
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import FileReader, Record, list_documents
+from mining.engine_settings import EngineSettings
 from mining.sentencepiece_encoder import (
     FRAGMENT_CHARS,
     SentencePieceEncoder,
@@ -23,7 +24,7 @@ from mining.sentencepiece_encoder import (
     load_encoder,
 )
 from mining.sentencepiece_json import has_rounded_scores, round_scores
-from mining.settings import CorpusSettings, EngineSettings, TokenizerSettings, TokenizeSettings
+from mining.settings import CorpusSettings, TokenizerSettings, TokenizeSettings
 from mining.tokenize import run_tokenize
 from mining.train_tokenizer import run_tokenizer
 from tests.conftest import folder_bytes

@@ -16,8 +16,9 @@ import pytest
 from mining.common.errors import InputError, MissingDependencyError
 from mining.common.stage import read_manifest
 from mining.documents import FileReader, Record, Rejected, list_documents
+from mining.engine_settings import EngineSettings
 from mining.remote import file_stamp, open_filesystem
-from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings
+from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tokenize import run_tokenize
 from tests.conftest import folder_bytes
 

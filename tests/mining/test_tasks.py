@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mining.settings import EngineSettings
+from mining.engine_settings import EngineSettings
 from mining.tasks import run_tasks
 
 

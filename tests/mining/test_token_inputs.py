@@ -24,13 +24,13 @@ from mining.common.token_file import write_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.count import run_count
 from mining.documents import Rejected
+from mining.engine_settings import EngineSettings
 from mining.inputs import open_readers
 from mining.mix import run_mix
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    EngineSettings,
     MixSettings,
     ScoreSettings,
     TokenizerSettings,

@@ -15,7 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from mining.common.errors import InputError
 from mining.common.stage import begin, read_manifest
 from mining.common.tokenizer import load_tokenizer
-from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings, WordsSettings
+from mining.engine_settings import EngineSettings
+from mining.settings import CorpusSettings, TokenizeSettings, WordsSettings
 from mining.tokenize import run_tokenize
 from mining.word_lists import read_pairs, read_words
 from mining.words import run_words

@@ -21,8 +21,9 @@ from mining.common.errors import MismatchError
 from mining.common.seeds import hash64
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.engine_settings import EngineSettings
 from mining.kernels.match import fold, word_characters
-from mining.settings import CorpusSettings, EngineSettings, TokenizeSettings, WordsSettings
+from mining.settings import CorpusSettings, TokenizeSettings, WordsSettings
 from mining.tokenize import run_tokenize
 from mining.word_postings import WordFinder
 from mining.words import run_words

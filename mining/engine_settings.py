@@ -1,0 +1,76 @@
+"""Where the mining stages' tasks run: settings that change no result and stand in no manifest."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mining.common.errors import check_setting
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """How tasks are submitted to Slurm, as an array of one job each.
+
+    Attributes:
+        partition: partition to submit to; null takes the cluster's default.
+        time: wall-clock limit of a task, as sbatch writes it (4:00:00).
+        cpus_per_task: cores of a task.
+        mem_per_cpu_gb: memory of each core, in GB.
+        options: further sbatch options, name -> value ({"account": "nlp", "qos": "low"}).
+        setup: shell command that each task runs first (module load ..., source .../activate); the
+            Python that runs this command is used if it changes nothing.
+    """
+
+    partition: str | None = None
+    time: str = "4:00:00"
+    cpus_per_task: int = 1
+    mem_per_cpu_gb: int = 2
+    options: dict[str, str] = field(default_factory=dict)
+    setup: str | None = None
+
+    def __post_init__(self) -> None:
+        check_setting(self, "time", bool(self.time), "a time limit such as 4:00:00")
+        check_setting(self, "cpus_per_task", self.cpus_per_task >= 1, "at least 1")
+        check_setting(self, "mem_per_cpu_gb", self.mem_per_cpu_gb >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class SparkSettings:
+    """The Spark session that tasks run in.
+
+    Attributes:
+        master: local[*], local[4], spark://host:7077; null takes spark-submit's.
+        conf: Spark properties, name -> value ({"spark.executor.memory": "8g"}).
+    """
+
+    master: str | None = "local[*]"
+    conf: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where tasks run. Changes nothing in any result.
+
+    Attributes:
+        kind: local (processes of this machine), slurm (job arrays) or spark. Input and output lie
+            on a file system that all machines share.
+        workers: tasks at work at the same time; null means one a core of this machine.
+        slurm: read where kind is slurm.
+        spark: read where kind is spark.
+    """
+
+    kind: Literal["local", "slurm", "spark"] = "local"
+    workers: int | None = None
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    spark: SparkSettings = field(default_factory=SparkSettings)
+
+    def __post_init__(self) -> None:
+        check_setting(
+            self, "workers", self.workers is None or self.workers >= 1, "at least 1, or null"
+        )
+
+    def worker_count(self) -> int:
+        """The number of tasks to run at the same time."""
+        return self.workers or len(os.sched_getaffinity(0))
