@@ -21,6 +21,8 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots STAGE             one stage of it, with the same settings:
 {stages}
 {tools}
+  pivots experiment world  the claim as a controlled experiment: arms and seeds of a generated
+                           world, and a page with the answer
   pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
                            and why it is a pivot or scores as it does
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
@@ -69,6 +71,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from launch.inspect import inspect
 
         return inspect(arguments)
+    if command == "experiment":
+        from launch.experiment import experiment
+
+        return experiment(arguments)
     if command == "run":
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", *arguments]
@@ -86,7 +92,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _export_lm_eval(arguments)
     if command == "build-task":
         return _build_task(parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, *TOOLS, "inspect", "lineage", "verify"))
+    known = ", ".join(("run", *STAGES, *TOOLS, "experiment", "inspect", "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from eval.build_settings import BuildTaskSettings
+from eval.experiment_settings import ExperimentSettings
 from eval.export_settings import ExportLmEvalSettings
 from eval.report_settings import ReportSettings
 from eval.sentence_settings import SentencesSettings
@@ -74,6 +75,7 @@ class RunConfig:
         trace: the trace stage.
         attribute: the attribute stage.
         report: the report stage.
+        experiment: the page of `pivots experiment`.
         build_task: the build-task command.
         export_lm_eval: the tool export-lm-eval.
     """
@@ -103,6 +105,7 @@ class RunConfig:
     trace: TraceSettings = field(default_factory=TraceSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
     build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
     export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
 

@@ -215,7 +215,8 @@ class Plan:
 
             tokens, score = self.folder("tokenize"), self.folder("score")
             tokenizer = self.folder("tokenizer")
-            run_mix(self.config.mix, out, tokens, score, tokenizer, self.config.seed)
+            world = self.folder("world") if self.generated else None
+            run_mix(self.config.mix, out, tokens, score, tokenizer, self.config.seed, world)
 
         yield self._job("mix", run)
 

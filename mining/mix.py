@@ -7,7 +7,7 @@ division between languages (but for `original`), the fill-up documents and the o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ from mining.common.files import atomic_path, write_json
 from mining.common.logs import log, progress
 from mining.common.seeds import hash64
 from mining.common.shards import common_info, list_shards, read_shard, write_table
-from mining.common.stage import StageInput, begin, require_same, settings_dict
+from mining.common.stage import Input, StageInput, begin, require_same, settings_dict
 from mining.common.token_file import ScatteredTokenFile
 from mining.common.tokenizer import Tokenizer, load_tokenizer
+from mining.kernels.proportion import count_pivots
 from mining.kernels.select import fill_budget
+from mining.planted import Planted, read_planted
 from mining.settings import MixSettings
 
+# The arms that know what a world planted.
+PLANTED_ARMS = ("oracle", "broken-pivot")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -46,19 +50,32 @@ class Selection:
 
 
 def run_mix(
-    settings: MixSettings, out: Path, tokens: Path, score: Path, tokenizer: Path, seed: int
+    settings: MixSettings,
+    out: Path,
+    tokens: Path,
+    score: Path,
+    tokenizer: Path,
+    seed: int,
+    world: Path | None = None,
 ) -> None:
-    """Write one folder an arm, the validation files and the comparison of the arms to `out`."""
-    run = begin(
-        "mix",
-        out,
-        {**settings_dict(settings), "seed": seed},
-        {
-            "tokens": StageInput(tokens, "tokenize"),
-            "score": StageInput(score, "score"),
-            "tokenizer": StageInput(tokenizer, "tokenizer"),
-        },
-    )
+    """Write one folder an arm, the validation files and the comparison of the arms to `out`.
+
+    The arms oracle and broken-pivot need the folder of the `world`; SettingsError without.
+    """
+    inputs: dict[str, Input] = {
+        "tokens": StageInput(tokens, "tokenize"),
+        "score": StageInput(score, "score"),
+        "tokenizer": StageInput(tokenizer, "tokenizer"),
+    }
+    knowing = [arm for arm in settings.arms if arm in PLANTED_ARMS]
+    if knowing:
+        if world is None:
+            raise SettingsError(
+                f"mix.arms: found {', '.join(knowing)}, which know what a generated world planted; "
+                "a corpus has no such arm"
+            )
+        inputs["world"] = StageInput(world, "world")
+    run = begin("mix", out, {**settings_dict(settings), "seed": seed}, inputs)
     if run is None:
         return
     shards = list_shards(tokens / "tokens")
@@ -68,8 +85,13 @@ def run_mix(
         {str(tokens): common_info(shards).fingerprint, str(tokenizer): loaded.fingerprint},
     )
     documents = read_documents(shards, score)
+    planted: Planted | None = None
+    if knowing and world is not None:
+        planted = read_planted(world, loaded)
+        documents["planted"] = proportions(shards, [planted.mask(loaded.vocab_size)])[0]
     selections = select_documents(documents, settings, seed)
-    _write_token_files(out, shards, documents, selections, loaded)
+    broken = planted.broken(loaded.vocab_size, seed) if planted is not None else {}
+    _write_token_files(out, shards, documents, selections, loaded, broken)
     for name, chosen in selections.items():
         folder = out / name.split("/", 1)[0]
         if not name.startswith("validation/"):
@@ -112,6 +134,22 @@ def read_documents(shards: Sequence[Path], score: Path) -> pd.DataFrame:
         )
     documents: pd.DataFrame = pd.concat(frames, ignore_index=True)
     return documents
+
+
+def proportions(
+    shards: Sequence[Path], masks: Sequence[npt.NDArray[np.bool_]]
+) -> list[npt.NDArray[np.float64]]:
+    """Each document's share of tokens in each set of ids (bool [vocabulary]), shards in order.
+
+    A float64 [n_documents] a set.
+    """
+    found: list[list[npt.NDArray[np.float64]]] = [[] for _ in masks]
+    for shard in shards:
+        for batch in read_shard(shard):
+            n_tokens = np.maximum(np.diff(batch.offsets), 1)
+            for values, mask in zip(found, masks, strict=True):
+                values.append(count_pivots(batch.tokens, batch.offsets, mask) / n_tokens)
+    return [np.concatenate(values) for values in found]
 
 
 def select_documents(
@@ -241,9 +279,11 @@ def _preference(
     ids = documents["id"].to_numpy()[rows]
     # A draw of its own for each arm: many documents tie, at 0 above all, and arms that broke their
     # ties alike would hold the same ones.
+    rule = "pivot" if rule == "broken-pivot" else rule
     hashes = _hashes(seed, rule, ids.tolist())
-    keys = {"pivot": -1.0, "low-pivot": 1.0}
-    proportion = documents["proportion"].to_numpy()[rows] * keys.get(rule, 0.0)
+    keys = {"pivot": -1.0, "low-pivot": 1.0, "oracle": -1.0}
+    column = "planted" if rule == "oracle" else "proportion"
+    proportion = documents[column].to_numpy()[rows] * keys.get(rule, 0.0)
     return rows[np.lexsort((ids.astype(str), hashes, proportion))]
 
 
@@ -263,24 +303,30 @@ def _write_token_files(
     documents: pd.DataFrame,
     selections: dict[str, Selection],
     tokenizer: Tokenizer,
+    broken: Mapping[str, npt.NDArray[np.uint32]],
 ) -> None:
-    """Write all token files in one pass over the shards."""
+    """Write all token files in one pass over the shards.
+
+    `broken`: language -> the ids that stand in the broken-pivot arm, of documents it chose itself.
+    """
     files = []
     places: list[dict[int, int]] = []
+    changed: list[frozenset[int]] = []
     for name, chosen in selections.items():
         path = out / (f"{name}.ds" if name.startswith("validation/") else f"{name}/tokens.ds")
         files.append(ScatteredTokenFile(path, chosen.sizes, tokenizer.vocab_size, tokenizer.eos_id))
         places.append({int(row): position for position, row in enumerate(chosen.rows)})
+        own = chosen.rows[~chosen.always] if name == "broken-pivot" else chosen.rows[:0]
+        changed.append(frozenset(own.tolist()))
     row = 0
     with progress("mix: writing", len(shards), "shards") as ticker:
         for shard in shards:
             for batch in read_shard(shard):
                 for d in range(len(batch)):
-                    for file, place in zip(files, places, strict=True):
+                    for file, place, breaks in zip(files, places, changed, strict=True):
                         if (position := place.get(row)) is not None:
-                            file.put(
-                                position, batch.tokens[batch.offsets[d] : batch.offsets[d + 1]]
-                            )
+                            ids = batch.tokens[batch.offsets[d] : batch.offsets[d + 1]]
+                            file.put(position, broken[batch.lang[d]][ids] if row in breaks else ids)
                     row += 1
             ticker.advance()
     assert row == len(documents)
@@ -352,6 +398,9 @@ def describe_arms(
             "documents": len(chosen.rows),
             "languages": by_lang,
         }
+        if "planted" in documents:
+            share = documents["planted"].to_numpy()[chosen.rows[drawn]]
+            arms[arm]["planted_share"] = float(np.average(share, weights=chosen.sizes[drawn]))
         log.info("mix: %s has %d tokens in %d documents", arm, chosen.sizes.sum(), len(chosen.rows))
     overlap: dict[str, dict[str, float]] = {}
     for a in settings.arms:

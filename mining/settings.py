@@ -199,6 +199,9 @@ class WordsSettings:
         check_setting(self, "max_doc_share", 0 < self.max_doc_share <= 1, "above 0, at most 1")
 
 
+Definition = Literal["degree", "breadth", "specificity"]
+
+
 @dataclass(frozen=True)
 class PivotsSettings:
     """Chooses the pivot set from the counts (METHOD section 4).
@@ -228,7 +231,7 @@ class PivotsSettings:
             costs another pass over the token shards, in two processes.
     """
 
-    definition: Literal["degree", "breadth", "specificity"] = "specificity"
+    definition: Definition = "specificity"
     statistic: Literal["npmi", "count"] = "npmi"
     language_share: float = 0.9
     min_doc_freq: int = 20
@@ -279,7 +282,7 @@ class ScoreSettings:
         check_setting(self, "attribute", bool(self.attribute), "a name")
 
 
-Arm = Literal["original", "random", "pivot", "low-pivot"]
+Arm = Literal["original", "random", "pivot", "low-pivot", "oracle", "broken-pivot"]
 ARMS: tuple[Arm, ...] = ("original", "random", "pivot", "low-pivot")
 
 
@@ -292,6 +295,9 @@ class MixSettings:
 
     Attributes:
         arms: original (natural shares), random, pivot (highest proportions), low-pivot (lowest).
+            For a generated world also oracle (highest proportions of what was planted) and
+            broken-pivot (the pivot arm's documents, each planted pivot replaced by another of its
+            topic, by one permutation a language).
         budget_tokens: tokens of an arm in all.
         languages: share of the budget for each language, but the fill-up language, which takes the
             rest. Empty shares the budget evenly between all languages.

@@ -1,0 +1,182 @@
+"""`pivots experiment`: the arms of a generated world compared over seeds, and a page about it.
+
+Each seed is a finished chain in a folder of its own. The primary endpoints were fixed before any
+run: the accuracy among ten on held-out concepts with pivots and without direct co-occurrence (cell
+p1c0), pivot minus random and pivot minus broken-pivot, paired over seeds. The cells without pivots
+are the negative control. Everything else is secondary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval.experiment_layers import read_aucs, read_layers
+from eval.experiment_page import Findings, make_page
+from eval.experiment_settings import ExperimentSettings
+from eval.experiment_stats import (
+    MEASURES,
+    Effect,
+    Estimate,
+    conclude,
+    effect,
+    estimate,
+    read_cells,
+    seed_values,
+)
+from eval.report_figures import FigureWriter
+from eval.report_page import render
+from mining.common.errors import InputError
+from mining.common.files import write_json, write_text
+from mining.common.logs import log
+from mining.common.shards import write_table
+from mining.common.stage import Input, StageInput, begin, settings_dict
+from mining.world_plan import CELLS, TRAIN
+
+PRIMARY = "p1c0"
+CONTROL = "p0c0"
+# (arm, reference): the first two are the primary endpoints.
+CONTRASTS = (
+    ("pivot", "random"),
+    ("pivot", "broken-pivot"),
+    ("oracle", "random"),
+    ("oracle", "pivot"),
+    ("broken-pivot", "random"),
+    ("low-pivot", "random"),
+)
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """The folder of one seed's finished chain and its seed."""
+
+    root: Path
+    seed: int
+
+    def folders(self, stage: str, arms: Sequence[str]) -> dict[tuple[str, int], Path]:
+        """The folders of a stage that is run for each arm."""
+        return {(arm, self.seed): self.root / stage / arm / str(self.seed) for arm in arms}
+
+
+def run_experiment(
+    settings: ExperimentSettings, out: Path, runs: Sequence[SeedRun], arms: Sequence[str]
+) -> str:
+    """Compare the arms over the seeds; returns the conclusion.
+
+    Writes report.html, figures/, cells.parquet, effects.parquet, layers.parquet, mining.parquet and
+    summary.json. Raises InputError where an arm or a stage is missing, or there are no cells.
+    """
+    for needed in CONTRASTS[0]:
+        if needed not in arms:
+            raise InputError(f"experiment: found the arms {', '.join(arms)}, expected '{needed}'")
+    inputs: dict[str, Input] = {}
+    for run in runs:
+        for stage in ("evaluate", "trace", "attribute"):
+            for (arm, seed), folder in run.folders(stage, arms).items():
+                inputs[f"{seed}/{stage}/{arm}"] = StageInput(folder, stage)
+        for stage in ("world", "mix", "judge"):
+            inputs[f"{run.seed}/{stage}"] = StageInput(run.root / stage, stage)
+    record = {**settings_dict(settings), "arms": list(arms), "seeds": [run.seed for run in runs]}
+    started = begin("experiment", out, record, inputs)
+    if started is None:
+        return str(read_summary(out)["conclusion"])
+    found = compute(settings, runs, arms)
+    figures = FigureWriter(out / "figures")
+    page = make_page(settings, found, figures)
+    write_text(out / "report.html", render(page))
+    for name in ("cells", "layers", "mining"):
+        table = pa.Table.from_pandas(getattr(found, name), preserve_index=False)
+        write_table(out / f"{name}.parquet", table)
+    rows = [one.record() for one in found.effects]
+    write_table(out / "effects.parquet", pa.Table.from_pylist(rows))
+    summary = {
+        "conclusion": found.conclusion,
+        "verdict": found.verdict,
+        "primary": [one.record() for one in found.primary],
+        "seeds": [run.seed for run in runs],
+    }
+    write_json(out / "summary.json", summary)
+    log.info("experiment: %s", found.conclusion)
+    started.finish({"seeds": len(runs), "arms": len(arms), "verdict": found.verdict})
+    return found.conclusion
+
+
+def read_summary(out: Path) -> dict[str, object]:
+    """summary.json of a finished experiment."""
+    from mining.common.files import read_json
+
+    summary: dict[str, object] = read_json(out / "summary.json")
+    return summary
+
+
+def compute(settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequence[str]) -> Findings:
+    """All numbers of the page."""
+
+    def folders(stage: str) -> dict[tuple[str, int], Path]:
+        return {key: path for run in runs for key, path in run.folders(stage, arms).items()}
+
+    cells = read_cells(folders("evaluate"))
+    order = [cell for cell in (*CELLS, TRAIN) if cell in set(cells["cell"])]
+    if PRIMARY not in order:
+        raise InputError(
+            f"experiment: no item of the cell {PRIMARY}, which the endpoints are about"
+        )
+    contrasts = [pair for pair in CONTRASTS if set(pair) <= set(arms)]
+    effects = [
+        effect(cells, arm, reference, cell, measure, settings.confidence, settings.power)
+        for arm, reference in contrasts
+        for cell in order
+        for measure in MEASURES
+    ]
+    primary = [
+        one for one in effects
+        if (one.arm, one.reference) in CONTRASTS[:2]
+        and (one.cell, one.measure) == (PRIMARY, "accuracy")
+    ]  # fmt: skip
+    control = _find(effects, *CONTRASTS[0], CONTROL)
+    broken = primary[1] if len(primary) > 1 else None
+    verdict, conclusion = conclude(primary[0], broken, control)
+    layers = read_layers(folders("trace"))
+    return Findings(
+        arms=tuple(arms),
+        cell_order=tuple(order),
+        runs={run.seed: run.root for run in runs},
+        cells=cells,
+        estimates=_estimates(cells, arms, order, settings.confidence),
+        effects=effects,
+        primary=primary,
+        verdict=verdict,
+        conclusion=conclusion,
+        layers=layers.merge(read_aucs(folders("attribute")), on=["arm", "seed"]),
+        mining=pd.concat(
+            [
+                pq.read_table(run.root / "judge" / "definitions.parquet")
+                .to_pandas()
+                .assign(seed=run.seed)
+                for run in runs
+            ],
+            ignore_index=True,
+        ),
+    )
+
+
+def _find(effects: Sequence[Effect], arm: str, reference: str, cell: str) -> Effect | None:
+    key = (arm, reference, cell, "accuracy")
+    return next((e for e in effects if (e.arm, e.reference, e.cell, e.measure) == key), None)
+
+
+def _estimates(
+    cells: pd.DataFrame, arms: Sequence[str], order: Sequence[str], confidence: float
+) -> dict[tuple[str, str, str], Estimate]:
+    found = {}
+    for measure in MEASURES:
+        values = seed_values(cells, measure)
+        for arm in arms:
+            for cell in order:
+                found[measure, arm, cell] = estimate(list(values[arm, cell].values()), confidence)
+    return found

@@ -1,0 +1,115 @@
+"""The command `pivots experiment world`: arms and seeds in parallel, then one page about them.
+
+Each seed is a run of its own (seeds/K, all stages but the report), in a process of its own; what is
+finished is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+from launch.config import RunConfig, parse_config, save_config
+from mining.common.errors import SettingsError
+from mining.common.logs import progress, setup_logging
+
+USAGE = """\
+usage: pivots experiment world [--config FILE] [--out FOLDER] [--seeds "[0, 1, ...]"] ...
+
+The controlled world: does a mix rich in pivots raise word translation at equal budget, and is it
+the pivots' tie between the languages that does it? Generates a world for each seed, mines it,
+trains the arms (random, pivot, low-pivot, oracle, broken-pivot), and compares them over the seeds.
+Ends with the conclusion and the path of a page. Stop it whenever you like: the same command goes
+on from there.
+
+  --config FILE        configs/experiment/world.yaml is what the page is about; further settings
+                       as for `pivots run` (--world.hubs_per_topic 3, --mix.budget_tokens ...)
+  --engine.workers N   seeds at work at the same time (default: one a core)
+"""
+SKIPPED = ("report", "compare", "sentences")
+
+
+def experiment(arguments: Sequence[str]) -> int:
+    """Run `pivots experiment` on its command line; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] != "world":
+        raise SettingsError(f"experiment: found '{arguments[0]}', expected 'world'")
+    config = parse_config(arguments[1:], "experiment")
+    if config.corpus.path is not None:
+        raise SettingsError(
+            f"corpus.path: found {config.corpus.path}, expected null: the experiment generates its "
+            "worlds, one a seed"
+        )
+    out = Path(config.out)
+    save_config(config, out / "config.yaml")
+    runs = {seed: seed_config(config, seed) for seed in config.seeds}
+    run_seeds(list(runs.values()), config.engine.worker_count())
+
+    from eval.experiment import SeedRun, run_experiment
+
+    done = [SeedRun(Path(one.out), seed) for seed, one in runs.items()]
+    conclusion = run_experiment(config.experiment, out / "experiment", done, config.mix.arms)
+    print(conclusion)
+    print(f"report: {(out / 'experiment' / 'report.html').resolve()}")
+    return 0
+
+
+def seed_config(config: RunConfig, seed: int) -> RunConfig:
+    """The run of one seed, which draws the world, the mixes and the trainings."""
+    return dataclasses.replace(
+        config,
+        out=str(Path(config.out) / "seeds" / str(seed)),
+        seed=seed,
+        seeds=(seed,),
+        engine=dataclasses.replace(config.engine, workers=1),
+    )
+
+
+def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
+    """Run the seeds, `workers` at a time. The first error stops the others and is raised."""
+    # Each seed has one core: two seeds with two threads each would be in each other's way.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(min(workers, len(configs)), mp_context=context) as pool,
+        progress("experiment", len(configs), "seeds") as ticker,
+    ):
+        left: set[Future[None]] = {pool.submit(run_seed, config) for config in configs}
+        try:
+            while left:
+                done, left = wait(left, return_when=FIRST_COMPLETED)
+                for one in done:
+                    one.result()
+                    ticker.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def run_seed(config: RunConfig) -> None:
+    """All stages of one seed, and how well its mining found what was planted."""
+    from launch.pipeline import Plan
+    from mining.judge import run_judge
+
+    plan = Plan(config)
+    root = Path(config.out)
+    save_config(config, root / "config.yaml")
+    # Several seeds would write over each other on a terminal.
+    with (root / "run.log").open("a", encoding="utf-8") as lines:
+        os.dup2(lines.fileno(), 2)
+    setup_logging()
+    jobs = [job for job in plan.jobs() if job.stage not in SKIPPED]
+    for job in jobs:
+        job.run()
+    run_judge(
+        config.pivots, config.mix, root / "judge", plan.folder("world"), plan.folder("count"),
+        plan.folder("tokenize"), plan.folder("score"), plan.folder("tokenizer"), config.seed,
+    )  # fmt: skip
