@@ -112,7 +112,7 @@ def read_cells(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
 def seed_values(cells: pd.DataFrame, measure: str) -> SeedValues:
     """The mean over the directions, by arm and cell and, within, by seed."""
     found: dict[tuple[str, str], dict[int, float]] = {}
-    means = cells.groupby(["arm", "cell", "seed"], sort=False, as_index=False)[measure].mean()
+    means = cells.groupby(["arm", "cell", "seed"], sort=False)[measure].mean().reset_index()
     for row in means.to_dict("records"):
         if math.isfinite(row[measure]):
             found.setdefault((row["arm"], row["cell"]), {})[row["seed"]] = row[measure]
