@@ -279,10 +279,15 @@ def _ties(world: Path) -> Table:
     languages = list(truth["languages"])
     rows: list[tuple[Cell, ...]] = []
     for pivot, concepts in list(truth["pivots"].items())[:6]:
-        beside = (words[concepts[lang]][lang] if lang in concepts else "" for lang in languages)
+        beside = (
+            ", ".join(words[concept][lang] for concept in concepts.get(lang, ()))
+            for lang in languages
+        )
         rows.append((pivot, *beside))
     columns = (Column("pivot", "token"), *(Column(lang, "token") for lang in languages))
-    return Table("Some planted pivots, and the word that each stands beside.", columns, tuple(rows))
+    return Table(
+        "Some planted pivots, and the words that each stands beside.", columns, tuple(rows)
+    )
 
 
 def _mining_section(found: Findings, settings: ExperimentSettings) -> Section:

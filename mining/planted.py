@@ -75,7 +75,7 @@ def read_planted(world: Path, tokenizer: Tokenizer) -> Planted:
                 "of whole words (tokenizer.model_type word) with a vocab_size for all of them"
             )
         # A concept's id is its topic and its place in it.
-        topics[ids[0]] = next(iter(concepts.values())).rsplit("-", 1)[0]
+        topics[ids[0]] = next(iter(concepts.values()))[0].rsplit("-", 1)[0]
         texts[ids[0]].append(text)
     if shared := [found for found in texts.values() if len(found) > 1]:
         raise InputError(

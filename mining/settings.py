@@ -366,7 +366,10 @@ class WorldSettings:
         neutral_share: share of the units that are neutral tokens.
         hubs_per_topic: tokens without language that are frequent in one topic (harder to mine).
         hub_share: share of the units that are hubs, where there are any.
-        pivots: tokens without language, each tied to one concept in all languages.
+        pivots: concepts that have a pivot: a token without language that is tied to it in all
+            languages. One each, unless the next two say otherwise.
+        pivots_per_concept: pivots of such a concept; a word takes one of them at a time.
+        concepts_per_pivot: concepts of one topic that share a pivot.
         pivot_alpha: first parameter of the Beta distribution of a document's pivot rate.
         pivot_beta: second parameter; a word that has a pivot brings it at the document's rate.
         pivot_noise: share of the pivots that are another, random one.
@@ -399,6 +402,8 @@ class WorldSettings:
     hubs_per_topic: int = 0
     hub_share: float = 0.08
     pivots: int = 192
+    pivots_per_concept: int = 1
+    concepts_per_pivot: int = 1
     pivot_alpha: float = 0.3
     pivot_beta: float = 2.5
     pivot_noise: float = 0.03
@@ -437,6 +442,8 @@ class WorldSettings:
         least, most = self.held_out_pivots(), self.held_out_pivots() + self.training_concepts()
         span = f"between {least} (held-out concepts with one) and {most} (and all training ones)"
         check("pivots", least <= self.pivots <= most, span)
+        for key in ("pivots_per_concept", "concepts_per_pivot"):
+            check(key, 1 <= getattr(self, key) <= 8, "between 1 and 8")
         check("pivot_alpha", self.pivot_alpha > 0, "above 0")
         check("pivot_beta", self.pivot_beta > 0, "above 0")
         free = self.topics * self.concepts_per_topic - self.pivots

@@ -78,7 +78,7 @@ def run_world(settings: WorldSettings, out: Path, seed: int) -> None:
             "vocabulary": len(world.vocabulary),
             "concepts": len(world.cells),
             "cells": dict(sorted(Counter(world.cells).items())),
-            "pivots": settings.pivots,
+            "pivots": len(np.unique(world.pivots[world.pivots >= 0])),
             "names": settings.names_per_language * settings.languages,
             "hubs": int(world.hubs.size),
         }
@@ -136,23 +136,23 @@ def concept_table(world: World) -> str:
 def truth(world: World) -> dict[str, Any]:
     """What was planted, by the tokens' texts and the concepts' ids.
 
-    `pivots`: pivot -> language -> concept (one and the same, unless the world is broken); `names`:
+    `pivots`: pivot -> language -> its concepts (the same, unless the world is broken); `names`:
     name -> its language and concept; `hubs`: hub -> topic; `cells`: concept -> cell; `pair_counts`:
     concept of a c1 cell -> pair of languages -> number of documents that hold both words.
     """
     text = world.vocabulary
-    pivots: dict[str, dict[str, str]] = {}
+    pivots: dict[str, dict[str, list[str]]] = {}
     names: dict[str, dict[str, str]] = {}
     for lang, code in enumerate(world.codes):
-        for concept in np.flatnonzero(world.pivots[lang] >= 0).tolist():
-            token = text[world.pivots[lang, concept]]
-            pivots.setdefault(token, {})[code] = world.concept_id(concept)
+        for concept, place in np.argwhere(world.pivots[lang] >= 0).tolist():
+            of = pivots.setdefault(text[world.pivots[lang, concept, place]], {})
+            of.setdefault(code, []).append(world.concept_id(concept))
         for concept in np.flatnonzero(world.decoys[lang] >= 0).tolist():
             token = text[world.decoys[lang, concept]]
             names[token] = {"lang": code, "concept": world.concept_id(concept)}
     labels = [f"{world.codes[a]}-{world.codes[b]}" for a, b in world.pairs]
     return {
-        "format": 1,
+        "format": 2,
         "languages": {
             code: text[name] for code, name in zip(world.codes, world.names, strict=True)
         },

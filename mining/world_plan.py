@@ -11,12 +11,13 @@ later, so that every cell has its share of frequent and rare concepts:
     p1c1  a pivot, and code-switched documents that hold both words
     p0c1  code-switched documents only
 
-Pivots are one-to-one: a concept has at most one, a pivot belongs to one concept. Half of the
-held-out concepts have one by design (40 of 80 by default). The remaining pivots (152 of 192) go to
-training concepts, evenly over topics and ranks: a model needs concepts that it can both translate
-and see beside a pivot to learn that the same pivot means the same concept. The training concepts
-without a pivot (88 of 240), and the cells p0, have only text of their own language and, in c1 and
-for training concepts, documents of several languages.
+Pivots are one-to-one by default: a concept has at most one, a pivot belongs to one concept (else
+`share_pivots` draws who shares which). Half of the held-out concepts have one by design (40 of 80
+by default). The remaining pivots (152 of 192) go to training concepts, evenly over topics and
+ranks: a model needs concepts that it can both translate and see beside a pivot to learn that the
+same pivot means the same concept. The training concepts without a pivot (88 of 240), and the cells
+p0, have only text of their own language and, in c1 and for training concepts, documents of several
+languages.
 
 A concept's place in its topic is the rank of its words' frequency. Unless `shared_frequency` is
 set, the places are shuffled, separately per language, among the concepts of a topic that are alike
@@ -68,10 +69,10 @@ class World:
     name tokens (LA, ...). `function` [L, n], `neutral` [n], `hubs` [topics, n]. `words` [L, C, 2]
     is each word's first and second token. `topic` [C]; `cells` [C] is "train" or one of CELLS.
     `by_rank` [L, topics, concepts_per_topic] are the concepts of a topic by falling frequency in a
-    language. `pivots` [L, C] is the pivot that stands beside the word (the same in all languages
-    unless the world is broken), `decoys` [L, C] the name. `pairs` lists the unordered pairs of
-    languages, and `pair_counts` [C, len(pairs)] in how many code-switched documents a held-out pair
-    of words is planted (0 for training concepts, which stand there unplanned).
+    language. `pivots` [L, C, m] are the pivots of which one may stand beside the word (the same in
+    all languages unless the world is broken), `decoys` [L, C] the name. `pairs` lists the unordered
+    pairs of languages, and `pair_counts` [C, len(pairs)] in how many code-switched documents a
+    held-out pair of words is planted (0 for training concepts, which stand there unplanned).
     """
 
     vocabulary: tuple[str, ...]
@@ -131,14 +132,16 @@ def plan_world(settings: WorldSettings, seed: int) -> World:
     ]
     n_hubs = n_topics * settings.hubs_per_topic
     # One draw for all tokens without language, so that their look tells nothing about their part.
-    plain = vocabulary.neutral(settings.neutral_words + n_hubs + settings.pivots)
-    neutral, hubs, pivot_ids = np.split(plain, np.cumsum([settings.neutral_words, n_hubs]))
     has_pivot = draw_pivot_concepts(settings, cells, generator(seed, "world", "pivots"))
-    pivots = np.full((settings.languages, n_concepts), -1, dtype=np.int64)
-    pivots[:, has_pivot] = pivot_ids
+    owned = share_pivots(settings, topic[has_pivot], generator(seed, "world", "shared pivots"))
+    n_pivots = int(owned.max()) + 1
+    plain = vocabulary.neutral(settings.neutral_words + n_hubs + n_pivots)
+    neutral, hubs, pivot_ids = np.split(plain, np.cumsum([settings.neutral_words, n_hubs]))
+    pivots = np.full((settings.languages, n_concepts, settings.pivots_per_concept), -1, np.int64)
+    pivots[:, has_pivot] = pivot_ids[owned]
     if settings.broken_pivots:
         _break(pivots, topic, generator(seed, "world", "broken"))
-    decoys = np.full_like(pivots, -1)
+    decoys = np.full((settings.languages, n_concepts), -1, dtype=np.int64)
     free = np.setdiff1d(np.arange(n_concepts), has_pivot)
     for i, code in enumerate(codes):
         rng = generator(seed, "world", "names", code)
@@ -192,6 +195,35 @@ def draw_pivot_concepts(
     return np.sort(np.concatenate([held, training[picked]]))
 
 
+def share_pivots(
+    settings: WorldSettings, topic: npt.NDArray[np.int64], rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Which pivots, numbered from 0, each concept with pivots has: int64 [n, pivots_per_concept].
+
+    `topic` int64 [n] of these concepts, ascending. Within a topic every pivot is dealt to
+    `concepts_per_pivot` concepts (one of them to fewer where the numbers do not divide), at random
+    and never twice to one.
+    """
+    each, shared = settings.pivots_per_concept, settings.concepts_per_pivot
+    owned = np.empty((len(topic), each), dtype=np.int64)
+    first = 0
+    for one in np.unique(topic):
+        rows = np.flatnonzero(topic == one)
+        # A concept's pivots differ, however few concepts a topic has.
+        n_pivots = max(each, -(-len(rows) * each // shared))
+        left = np.full(n_pivots, shared)
+        for row in rows:
+            if each == shared == 1:
+                taken = np.flatnonzero(left)[:1]
+            else:
+                # Those with the most places left first, ties at random: none is left over.
+                taken = np.lexsort((rng.random(n_pivots), -left))[:each]
+            left[taken] -= 1
+            owned[row] = first + np.sort(taken)
+        first += n_pivots
+    return owned
+
+
 def _by_rank(
     settings: WorldSettings, cells: tuple[str, ...], has_pivot: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.int64]:
@@ -212,8 +244,9 @@ def _break(
     pivots: npt.NDArray[np.int64], topic: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> None:
     for lang, of_topic in itertools.product(range(len(pivots)), range(int(topic.max()) + 1)):
-        where = np.flatnonzero((topic == of_topic) & (pivots[lang] >= 0))
-        pivots[lang, where] = rng.permutation(pivots[lang, where])
+        where = np.flatnonzero((topic == of_topic) & (pivots[lang, :, 0] >= 0))
+        ids, place = np.unique(pivots[lang, where], return_inverse=True)
+        pivots[lang, where] = rng.permutation(ids)[place].reshape(len(where), -1)
 
 
 def _pair_counts(

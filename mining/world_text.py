@@ -179,8 +179,13 @@ def _companions(
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int32]:
     """The token beside each word, int32 of concept's shape: its pivot or name, or -1."""
-    pivot = world.pivots[lang].astype(np.int32)[concept]
-    all_pivots = world.pivots[lang][world.pivots[lang] >= 0].astype(np.int32)
+    pivots = world.pivots[lang].astype(np.int32)
+    if pivots.shape[1] == 1:
+        pivot = pivots[concept, 0]
+    else:
+        pivot = pivots[concept, rng.integers(pivots.shape[1], size=concept.shape)]
+    # Of shared pivots each stands here as often as concepts have it.
+    all_pivots = pivots[pivots >= 0]
     if len(all_pivots):
         other = all_pivots[rng.integers(len(all_pivots), size=concept.shape)]
         np.copyto(

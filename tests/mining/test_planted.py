@@ -19,7 +19,7 @@ PIVOTS = [f"bap{i}" for i in range(10, 22)]
 def make_truth(folder: Path, pivots: Iterable[str]) -> Path:
     folder.mkdir()
     concepts = {
-        pivot: dict.fromkeys(("la", "lb"), f"topic{1 + i % 3}-{i:02d}")
+        pivot: {lang: [f"topic{1 + i % 3}-{i:02d}"] for lang in ("la", "lb")}
         for i, pivot in enumerate(pivots)
     }
     truth = {"languages": {"la": "LA", "lb": "LB"}, "pivots": concepts}

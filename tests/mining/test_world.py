@@ -157,7 +157,7 @@ def test_distractors_are_of_the_same_topic_and_as_unseen(tmp_path: Path) -> None
 
 def test_pivots_are_one_to_one_and_names_of_one_language(world: Written) -> None:
     truth = world.truth
-    owners = [set(by_lang.values()) for by_lang in truth["pivots"].values()]
+    owners = [set(chain(*by_lang.values())) for by_lang in truth["pivots"].values()]
     assert all(set(by_lang) == {"la", "lb", "lc"} for by_lang in truth["pivots"].values())
     assert all(len(owner) == 1 for owner in owners)
     owned = {concept for owner in owners for concept in owner}
@@ -266,9 +266,9 @@ def test_pivots_stand_beside_their_words_at_the_documents_rate() -> None:
         assert np.median(pool.rate) == pytest.approx(0.03, abs=0.01)
         assert np.bincount(pool.topic, minlength=4).min() > 1300
         owner = np.full(len(plan.vocabulary), -1)
-        for concept in np.flatnonzero(plan.pivots[lang] >= 0):
-            owner[plan.pivots[lang, concept]] = concept
-        with_pivot = plan.words[lang, np.flatnonzero(plan.pivots[lang] >= 0), 0]
+        for concept in np.flatnonzero(plan.pivots[lang, :, 0] >= 0):
+            owner[plan.pivots[lang, concept, 0]] = concept
+        with_pivot = plan.words[lang, np.flatnonzero(plan.pivots[lang, :, 0] >= 0), 0]
         is_word = np.isin(pool.tokens, with_pivot)
         is_pivot = owner[pool.tokens] >= 0
         # One pivot per word that brings one: their share follows the rate, document by document.
@@ -317,13 +317,40 @@ def test_broken_world_keeps_density_and_topics_but_no_tie() -> None:
     settings = dataclasses.replace(WorldSettings(), broken_pivots=True)
     plan = plan_world(settings, SEED)
     for lang in range(3):
-        held = plan.pivots[lang] >= 0
-        assert held.sum() == len(set(plan.pivots[lang, held])) == settings.pivots
+        held = plan.pivots[lang, :, 0] >= 0
+        assert held.sum() == len(set(plan.pivots[lang, held, 0])) == settings.pivots
         for topic in range(8):
             here = held & (plan.topic == topic)
-            assert set(plan.pivots[lang, here]) == set(plan.pivots[0, here])
+            assert set(plan.pivots[lang, here, 0]) == set(plan.pivots[0, here, 0])
     both = plan.pivots[0] >= 0
     assert (plan.pivots[0, both] == plan.pivots[1, both]).mean() < 0.15
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_shared_pivots_belong_to_several_concepts_of_one_topic(broken: bool) -> None:
+    settings = dataclasses.replace(
+        WorldSettings(), pivots_per_concept=3, concepts_per_pivot=4, broken_pivots=broken
+    )
+    plan = plan_world(settings, SEED)
+    for lang in range(3):
+        own = plan.pivots[lang]
+        held = np.flatnonzero(own[:, 0] >= 0)
+        assert len(held) == settings.pivots
+        assert (np.diff(np.sort(own[held], axis=1), axis=1) > 0).all()
+        concepts = {p: np.flatnonzero((own == p).any(axis=1)) for p in np.unique(own[held])}
+        assert all(len(set(plan.topic[found])) == 1 for found in concepts.values())
+        for topic in range(8):
+            sizes = [len(found) for found in concepts.values() if plan.topic[found[0]] == topic]
+            n = int((plan.topic[held] == topic).sum())
+            assert len(sizes) == -(-n * 3 // 4)
+            assert sum(sizes) == 3 * n
+            assert max(sizes) == 4
+            assert min(sizes) >= 2
+    same = (np.sort(plan.pivots[0], axis=1) == np.sort(plan.pivots[1], axis=1)).all(axis=1)
+    assert same[held].all() != broken
+    pool = draw_pool(plan, settings, 0, 4000, generator(1))
+    beside = set(pool.tokens[np.isin(pool.tokens, plan.pivots[0][held])].tolist())
+    assert beside == set(plan.pivots[0][held].ravel().tolist())
 
 
 @pytest.mark.parametrize(
