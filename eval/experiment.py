@@ -8,7 +8,7 @@ are the negative control. Everything else is secondary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from eval.experiment_stats import (
 from eval.report_figures import FigureWriter
 from eval.report_page import render
 from mining.common.errors import InputError
-from mining.common.files import write_json, write_text
+from mining.common.files import read_json, write_json, write_text
 from mining.common.logs import log
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
@@ -49,6 +49,11 @@ CONTRASTS = (
     ("broken-pivot", "random"),
     ("low-pivot", "random"),
 )
+PRIMARY_ARMS = ("random", "pivot", "broken-pivot")
+DOSE_COLUMNS = (
+    "key", "value", "planted_share", "arm", "reference", "cell", "measure", "difference", "low",
+    "high", "sd", "n_seeds", "n_positive", "d", "p", "seeds_needed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,20 @@ class SeedRun:
         return {(arm, self.seed): self.root / stage / arm / str(self.seed) for arm in arms}
 
 
+Doses = Mapping[tuple[str, float], Sequence[SeedRun]]
+
+
 def run_experiment(
-    settings: ExperimentSettings, out: Path, runs: Sequence[SeedRun], arms: Sequence[str]
+    settings: ExperimentSettings,
+    out: Path,
+    runs: Sequence[SeedRun],
+    arms: Sequence[str],
+    doses: Doses,
 ) -> str:
     """Compare the arms over the seeds; returns the conclusion.
+
+    `doses`: (setting, value) -> the seeds' runs with that value, which have the arms of the
+    primary endpoints.
 
     Writes report.html, figures/, cells.parquet, effects.parquet, layers.parquet, mining.parquet and
     summary.json. Raises InputError where an arm or a stage is missing, or there are no cells.
@@ -81,15 +96,21 @@ def run_experiment(
                 inputs[f"{seed}/{stage}/{arm}"] = StageInput(folder, stage)
         for stage in ("world", "mix", "judge"):
             inputs[f"{run.seed}/{stage}"] = StageInput(run.root / stage, stage)
+    for (key, value), varied in doses.items():
+        for run in varied:
+            place = f"{key}={value:g}/{run.seed}"
+            inputs[f"{place}/mix"] = StageInput(run.root / "mix", "mix")
+            for (arm, _), folder in run.folders("evaluate", PRIMARY_ARMS).items():
+                inputs[f"{place}/evaluate/{arm}"] = StageInput(folder, "evaluate")
     record = {**settings_dict(settings), "arms": list(arms), "seeds": [run.seed for run in runs]}
     started = begin("experiment", out, record, inputs)
     if started is None:
         return str(read_summary(out)["conclusion"])
-    found = compute(settings, runs, arms)
+    found = compute(settings, runs, arms, doses)
     figures = FigureWriter(out / "figures")
     page = make_page(settings, found, figures)
     write_text(out / "report.html", render(page))
-    for name in ("cells", "layers", "mining"):
+    for name in ("cells", "layers", "mining", "doses"):
         table = pa.Table.from_pandas(getattr(found, name), preserve_index=False)
         write_table(out / f"{name}.parquet", table)
     rows = [one.record() for one in found.effects]
@@ -108,13 +129,13 @@ def run_experiment(
 
 def read_summary(out: Path) -> dict[str, object]:
     """summary.json of a finished experiment."""
-    from mining.common.files import read_json
-
     summary: dict[str, object] = read_json(out / "summary.json")
     return summary
 
 
-def compute(settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequence[str]) -> Findings:
+def compute(
+    settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequence[str], doses: Doses
+) -> Findings:
     """All numbers of the page."""
 
     def folders(stage: str) -> dict[tuple[str, int], Path]:
@@ -152,6 +173,7 @@ def compute(settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequenc
         primary=primary,
         verdict=verdict,
         conclusion=conclusion,
+        doses=_dose_table(settings, doses),
         layers=layers.merge(read_aucs(folders("attribute")), on=["arm", "seed"]),
         mining=pd.concat(
             [
@@ -163,6 +185,23 @@ def compute(settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequenc
             ignore_index=True,
         ),
     )
+
+
+def _dose_table(settings: ExperimentSettings, doses: Doses) -> pd.DataFrame:
+    """The primary effects at every dose, and the planted pivots in the pivot arm's documents."""
+    rows = []
+    for (key, value), runs in doses.items():
+        cells = read_cells(
+            {k: path for run in runs for k, path in run.folders("evaluate", PRIMARY_ARMS).items()}
+        )
+        mixes = [read_json(run.root / "mix" / "arms.json")["arms"]["pivot"] for run in runs]
+        share = sum(mix["planted_share"] for mix in mixes) / len(mixes)
+        for arm, reference in CONTRASTS[:2]:
+            found = effect(
+                cells, arm, reference, PRIMARY, "accuracy", settings.confidence, settings.power
+            )
+            rows.append({"key": key, "value": value, "planted_share": share, **found.record()})
+    return pd.DataFrame(rows, columns=DOSE_COLUMNS)
 
 
 def _find(effects: Sequence[Effect], arm: str, reference: str, cell: str) -> Effect | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
 
 from eval.chart_style import INK, Palette
 from eval.charts import Axis, DotChart, DotPanel, DotSeries, Panel, Series, XYChart
@@ -104,3 +106,28 @@ def seeds_figure(
         columns=1,
         panel_height=3.2,
     )
+
+
+def dose_figures(doses: pd.DataFrame) -> Iterator[XYChart]:
+    """The primary effects against the dose, one figure a varied setting."""
+    colors = {"random": "#0072b2", "broken-pivot": "#cc79a7"}
+    for key, part in doses.groupby("key", sort=False):
+        series = []
+        for reference, color in colors.items():
+            line = part[part["reference"] == reference].sort_values("value")
+            x, y, low, high = (
+                line[name].astype(float).tolist() for name in ("value", "difference", "low", "high")
+            )
+            name = f"pivot minus {reference}"
+            series.append(Series(name, color, x, y, low=low, high=high))
+            # The doses themselves: the line between them is no measurement.
+            series.append(Series(name, color, x, y, mode="points", legend=False))
+        yield XYChart(
+            f"dose-{key}",
+            f"Differences in accuracy against {key}",
+            (Panel("", tuple(series)),),
+            Axis(str(key)),
+            Axis("difference in accuracy", percent=True),
+            columns=1,
+            panel_height=3.0,
+        )

@@ -11,7 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from eval.chart_style import make_palette
-from eval.experiment_figures import cells_figure, effects_figure, seeds_figure
+from eval.experiment_figures import (
+    cells_figure,
+    dose_figures,
+    effects_figure,
+    seeds_figure,
+)
 from eval.experiment_settings import ExperimentSettings
 from eval.experiment_stats import Effect, Estimate, SeedValues, Verdict, estimate, seed_values
 from eval.report_figures import FigureWriter
@@ -57,6 +62,7 @@ class Findings:
     conclusion: str
     layers: pd.DataFrame
     mining: pd.DataFrame
+    doses: pd.DataFrame
 
 
 def make_page(settings: ExperimentSettings, found: Findings, figures: FigureWriter) -> Page:
@@ -127,6 +133,7 @@ def make_page(settings: ExperimentSettings, found: Findings, figures: FigureWrit
             _world_section(found),
             _mining_section(found, settings),
             translation,
+            *_dose_sections(found, figures, share),
             _layer_section(found, settings),
             _seed_section(found, values),
         ),
@@ -315,6 +322,40 @@ def _mining_section(found: Findings, settings: ExperimentSettings) -> Section:
         "leads to: a few frequent wrong items can cost half the selection.",
         limits="Planted pivots are cleaner than real ones.",
         blocks=(table,),
+    )
+
+
+def _dose_sections(found: Findings, figures: FigureWriter, share: str) -> tuple[Section, ...]:
+    if found.doses.empty:
+        return ()
+    rows: list[tuple[Cell, ...]] = [
+        (
+            row["key"], number(row["value"]), percent(row["planted_share"]),
+            f"{row['arm']} minus {row['reference']}",
+            _shown(
+                Estimate(row["difference"], row["low"], row["high"], row["sd"], row["n_seeds"]),
+                True,
+            ),
+        )
+        for row in found.doses.to_dict("records")
+    ]  # fmt: skip
+    columns = (
+        Column("setting"), Column("value", "num"), Column("planted share", "num"), Column("arms"),
+        Column("difference in accuracy", "num"),
+    )  # fmt: skip
+    cell = found.primary[0].cell
+    caption = f"The primary differences in cell {cell} with {share} intervals over seeds."
+    return (
+        Section(
+            id="doses",
+            title="Dose and response",
+            reads="One setting varied at a time. If pivots do the work, more of them help more.",
+            limits="The fewer the seeds, the wider the bands.",
+            blocks=(
+                *(figures.figure(chart, caption) for chart in dose_figures(found.doses)),
+                Table("Planted share: of the pivot arm's tokens.", columns, tuple(rows)),
+            ),
+        ),
     )
 
 

@@ -12,10 +12,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from launch.config import RunConfig, parse_config, save_config
 from mining.common.errors import SettingsError
 from mining.common.logs import progress, setup_logging
+from mining.settings import Arm
 
 USAGE = """\
 usage: pivots experiment world [--config FILE] [--out FOLDER] [--seeds "[0, 1, ...]"] ...
@@ -29,8 +31,11 @@ on from there.
   --config FILE        configs/experiment/world.yaml is what the page is about; further settings
                        as for `pivots run` (--world.hubs_per_topic 3, --mix.budget_tokens ...)
   --engine.workers N   seeds at work at the same time (default: one a core)
+  --experiment.vary    settings to vary, for curves of dose and response: see
+                       configs/experiment/dose.yaml
 """
 SKIPPED = ("report", "compare", "sentences")
+PRIMARY_ARMS: tuple[Arm, ...] = ("random", "pivot", "broken-pivot")
 
 
 def experiment(arguments: Sequence[str]) -> int:
@@ -48,16 +53,52 @@ def experiment(arguments: Sequence[str]) -> int:
         )
     out = Path(config.out)
     save_config(config, out / "config.yaml")
-    runs = {seed: seed_config(config, seed) for seed in config.seeds}
-    run_seeds(list(runs.values()), config.engine.worker_count())
+    doses = {
+        (key, value): dose_config(config, key, value)
+        for key, values in config.experiment.vary.items()
+        for value in values
+    }
+    wanted = [seed_config(one, seed) for one in (config, *doses.values()) for seed in config.seeds]
+    run_seeds(wanted, config.engine.worker_count())
 
     from eval.experiment import SeedRun, run_experiment
 
-    done = [SeedRun(Path(one.out), seed) for seed, one in runs.items()]
-    conclusion = run_experiment(config.experiment, out / "experiment", done, config.mix.arms)
+    def runs(of: RunConfig) -> list[SeedRun]:
+        return [SeedRun(Path(seed_config(of, seed).out), seed) for seed in config.seeds]
+
+    conclusion = run_experiment(
+        config.experiment, out / "experiment", runs(config), config.mix.arms,
+        {key: runs(one) for key, one in doses.items()},
+    )  # fmt: skip
     print(conclusion)
     print(f"report: {(out / 'experiment' / 'report.html').resolve()}")
     return 0
+
+
+def dose_config(config: RunConfig, key: str, value: float) -> RunConfig:
+    """The experiment with one setting changed, in a folder of its own, with the primary arms.
+
+    Raises SettingsError where `key` names no setting, or one of the wrong type.
+    """
+    whole: float = int(value) if float(value).is_integer() else value
+    folder = Path(config.out) / "vary" / key / f"{value:g}"
+    changed: RunConfig = _changed(config, key.split("."), key, whole)
+    arms = dataclasses.replace(changed.mix, arms=PRIMARY_ARMS)
+    return dataclasses.replace(changed, out=str(folder), mix=arms)
+
+
+def _changed(settings: Any, path: Sequence[str], key: str, value: float) -> Any:
+    known = {field.name for field in dataclasses.fields(settings)}
+    inner = getattr(settings, path[0], None)
+    if path[0] not in known or (len(path) > 1) != dataclasses.is_dataclass(inner):
+        raise SettingsError(f"experiment.vary: found '{key}', expected the name of a setting")
+    if len(path) > 1:
+        return dataclasses.replace(settings, **{path[0]: _changed(inner, path[1:], key, value)})
+    if isinstance(inner, bool) or not isinstance(inner, (int, float)):
+        raise SettingsError(f"experiment.vary: '{key}' is no number, so it has no doses")
+    if isinstance(inner, int) and not isinstance(value, int):
+        raise SettingsError(f"experiment.vary: {key}: found {value}, expected a whole number")
+    return dataclasses.replace(settings, **{path[0]: value})
 
 
 def seed_config(config: RunConfig, seed: int) -> RunConfig:

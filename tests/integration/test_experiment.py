@@ -51,6 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trace": {"bootstrap_samples": 100},
         "attribute": {"bootstrap_samples": 100},
         "wandb": {"mode": "disabled"},
+        "experiment": {"vary": {"world.concepts_per_pivot": [2]}},
     }  # fmt: skip
     path = out.parent / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -75,9 +76,12 @@ def test_page_tables_and_conclusion(root: Path, capsys: pytest.CaptureFixture[st
     ].iloc[0]  # fmt: skip
     means = cells[cells["cell"] == "p1c0"].groupby("arm")["accuracy"].mean()
     assert row["difference"] == pytest.approx(means["pivot"] - means["random"])
+    doses = pd.read_parquet(folder / "doses.parquet")
+    assert set(doses["reference"]) == {"random", "broken-pivot"}
+    assert set(doses["value"]) == {2.0}
     mining = pd.read_parquet(folder / "mining.parquet")
     assert mining["oracle_overlap"].between(0, 1).all()
-    for name in ("cells", "effects", "seeds"):
+    for name in ("cells", "effects", "seeds", "dose-world.concepts_per_pivot"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
 
 
@@ -131,6 +135,23 @@ def test_the_oracle_is_richest_in_what_was_planted(root: Path) -> None:
     assert share["oracle"] >= share["pivot"] > share["random"] > share["low-pivot"]
     # Proportions are of the documents as chosen, before the ties are broken.
     assert share["broken-pivot"] == share["pivot"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ('{"world.nothing": [1]}', "expected the name of a setting"),
+        ('{"world": [1]}', "expected the name of a setting"),
+        ('{"tokenizer.model_type": [1]}', "is no number"),
+        ('{"world.topics": [1.5]}', "expected a whole number"),
+    ],
+)
+def test_what_cannot_be_varied_is_named(
+    vary: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["experiment", "world", "--out", str(tmp_path), "--experiment.vary", vary]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_corpus_has_no_planted_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
