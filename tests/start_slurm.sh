@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Starts a Slurm of one node on this machine, for the tests marked `slurm`; as root, on Debian, with
+# the packages slurm-wlm and munge. Does nothing where a Slurm answers already. It stops with
+# `scontrol shutdown`.
+set -euo pipefail
+sinfo -h >/dev/null 2>&1 && exit 0
+
+state=/var/lib/semantic-pivots-slurm
+node=$(hostname -s)
+mkdir -p "$state/controller" "$state/node" "$state/munge" /etc/slurm
+# A munge of its own, as root: containers may lack what the packaged one's user needs.
+munge=$state/munge
+[ -s "$munge/key" ] || (umask 077 && head -c 1024 /dev/urandom > "$munge/key")
+# A small MaxArraySize, so that tests meet it. Process groups are what a container can track.
+cat > /etc/slurm/slurm.conf <<CONF
+ClusterName=tests
+SlurmctldHost=$node(127.0.0.1)
+AuthInfo=socket=$munge/socket
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation=$state/controller
+SlurmdSpoolDir=$state/node
+SlurmctldLogFile=$state/slurmctld.log
+SlurmdLogFile=$state/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+MaxArraySize=17
+KillWait=2
+ReturnToService=2
+SchedulerParameters=bf_interval=1
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ {print int($2 / 1100)}' /proc/meminfo)
+PartitionName=tests Nodes=ALL Default=YES
+CONF
+munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" \
+  --log-file="$munge/log" --seed-file="$munge/seed"
+slurmctld
+slurmd
+for _ in $(seq 60); do
+  sleep 0.5
+  sinfo -h -o %T 2>/dev/null | grep -qx idle && exit 0
+done
+echo "Slurm does not become ready: $(tail -n 3 "$state"/*.log)" >&2
+exit 1
