@@ -86,7 +86,7 @@ def run_slurm_tasks(
     """
     folder = folder.resolve()
     end_jobs(folder)
-    limit = _max_array_size()
+    limit = max_array_size()
     executor = SlurmPipelineExecutor(
         pipeline=[_ArrayStep(task, folder)],
         tasks=n_tasks,
@@ -120,7 +120,7 @@ def run_slurm_tasks(
             end_jobs(folder)
 
 
-def _max_array_size() -> int:
+def max_array_size() -> int:
     """The most tasks that this cluster takes as one array."""
     if shutil.which("sbatch") is None:
         raise MissingDependencyError(
@@ -237,13 +237,22 @@ class _Array:
         first = missing[0]
         job, index = divmod(self.ranks.index(first), self.limit)
         place = self.folder / "slurm_logs" / f"{self.jobs[job]}_{index}.out"
-        printed = place.read_text("utf-8", "replace") if place.is_file() else "(never started)"
-        others = f" (nor did {len(missing) - 1} others)" if len(missing) > 1 else ""
+        printed = place.read_text("utf-8", "replace") if place.is_file() else "(it never started)"
+        others = f", nor did {len(missing) - 1} others" if len(missing) > 1 else ""
         return TaskError(
-            f"{self.title}: task {first} of {self.n_tasks} did not finish{others}. Its log {place} "
-            f"ends:\n{_end_of(printed)}\nRun the same command again, which does only the missing "
-            "tasks; if they need more, set engine.slurm.time or engine.slurm.mem_per_cpu_gb"
+            f"{self.title}: task {first} of {self.n_tasks} did not finish{others}. Slurm says "
+            f"{_describe_end(f'{self.jobs[job]}_{index}')}. Its log {place} ends:\n"
+            f"{_end_of(printed)}\nRun the same command again, which does only the missing tasks; "
+            "if they need more, set engine.slurm.time or engine.slurm.mem_per_cpu_gb"
         )
+
+
+def _describe_end(job: str) -> str:
+    """Slurm's words for how an array task ended, as long as it remembers."""
+    command = ["scontrol", "show", "job", "--oneliner", job]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"JobState=(\S+) .*ExitCode=(\d+):(\d+)", done.stdout)
+    return f"{found[1]}, status {found[2]}, signal {found[3]}" if found else "nothing more of it"
 
 
 def _end_of(text: str) -> str:

@@ -26,14 +26,14 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-MaxArraySize=17
+MaxArraySize=5
 KillWait=2
 ReturnToService=2
-SchedulerParameters=bf_interval=1
+SchedulerParameters=batch_sched_delay=0,bf_interval=1
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ {print int($2 / 1100)}' /proc/meminfo)
 PartitionName=tests Nodes=ALL Default=YES
 CONF
-munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" \
+munge -n -S "$munge/socket" >/dev/null 2>&1 || munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" \
   --log-file="$munge/log" --seed-file="$munge/seed"
 slurmctld
 slurmd
