@@ -4,6 +4,11 @@
 # `scontrol shutdown`.
 set -euo pipefail
 sinfo -h >/dev/null 2>&1 && exit 0
+config=/etc/slurm/slurm.conf
+if [ -e "$config" ] && ! grep -q '^ClusterName=pivots-tests$' "$config"; then
+  echo "$config is of another Slurm, which does not answer: start that one" >&2
+  exit 1
+fi
 
 state=/var/lib/semantic-pivots-slurm
 node=$(hostname -s)
@@ -11,9 +16,9 @@ mkdir -p "$state/controller" "$state/node" "$state/munge" /etc/slurm
 # A munge of its own, as root: containers may lack what the packaged one's user needs.
 munge=$state/munge
 [ -s "$munge/key" ] || (umask 077 && head -c 1024 /dev/urandom > "$munge/key")
-# A small MaxArraySize, so that tests meet it. Process groups are what a container can track.
-cat > /etc/slurm/slurm.conf <<CONF
-ClusterName=tests
+# A small MaxArraySize, so that tests meet it; nothing that a container lacks.
+cat > "$config" <<CONF
+ClusterName=pivots-tests
 SlurmctldHost=$node(127.0.0.1)
 AuthInfo=socket=$munge/socket
 SlurmUser=root
@@ -33,8 +38,9 @@ SchedulerParameters=batch_sched_delay=0,bf_interval=1
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ {print int($2 / 1100)}' /proc/meminfo)
 PartitionName=tests Nodes=ALL Default=YES
 CONF
-munge -n -S "$munge/socket" >/dev/null 2>&1 || munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" \
-  --log-file="$munge/log" --seed-file="$munge/seed"
+munge -n -S "$munge/socket" >/dev/null 2>&1 ||
+  munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" \
+    --log-file="$munge/log" --seed-file="$munge/seed"
 slurmctld
 slurmd
 for _ in $(seq 60); do
