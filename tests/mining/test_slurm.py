@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from mining import slurm as slurm_engine
 from mining.common.errors import InputError, MissingDependencyError, SettingsError, TaskError
-from mining.common.slurm_jobs import JOBS
+from mining.common.slurm_jobs import JOBS, note_jobs
 from mining.common.stage import begin
 from mining.count import run_count
 from mining.engine_settings import EngineSettings, SlurmSettings
@@ -31,7 +32,6 @@ from mining.settings import (
     WordsSettings,
     WorldSettings,
 )
-from mining.slurm import max_array_size
 from mining.tasks import run_tasks
 from mining.tokenize import run_tokenize
 from mining.train_tokenizer import run_tokenizer
@@ -155,7 +155,7 @@ def test_a_killed_task_is_redone_alone(tmp_path: Path) -> None:
     assert "FAILED, status 0, signal 9" in str(caught.value)
     logs = list((tmp_path / "tasks" / "slurm_logs").iterdir())
     assert len(logs) == 6
-    n_jobs = math.ceil(6 / max_array_size())
+    n_jobs = math.ceil(6 / slurm_engine.max_array_size())
     assert len({path.name.split("_")[0] for path in logs}) == n_jobs
     run_tasks("test", task, 6, tmp_path / "tasks", SLURM)
     assert [len(pids(tmp_path / f"starts-{rank}")) for rank in range(6)] == [1, 1, 1, 1, 1, 2]
@@ -243,3 +243,18 @@ def test_without_slurm_the_message_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependencyError, match=r"no sbatch here.*--engine.kind local"):
         run_tasks("test", partial(fail, error=ValueError()), 2, tmp_path / "tasks", SLURM)
+
+
+def test_a_job_that_nobody_noted_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was killed between submitting it and noting its id: no later run could end it."""
+    monkeypatch.setattr(slurm_engine, "SUBMIT_SECONDS", 0.0)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    note_jobs(tmp_path, ["70"])
+    step = slurm_engine._ArrayStep(partial(hang_at_first, folder=tmp_path, hanging=()), tmp_path)
+    with pytest.raises(SystemExit, match="job 7 does not stand in"):
+        step(None, 0, 1)
+    note_jobs(tmp_path, ["70", "7"])
+    step._check_job()
+    assert not (tmp_path / "starts-0").exists()
