@@ -81,8 +81,9 @@ def open_engine(name: str, workers: int) -> Iterator[EngineSettings]:
     if name == "spark-standalone":
         from launch.bench.spark_cluster import standalone_cluster
 
-        with standalone_cluster(workers=2) as master:
-            yield EngineSettings(kind="spark", workers=workers, spark=SparkSettings(master=master))
+        with standalone_cluster(workers=2) as cluster:
+            spark = SparkSettings(master=cluster.url)
+            yield EngineSettings(kind="spark", workers=workers, spark=spark)
     elif name == "spark":
         spark = SparkSettings(master=f"local[{workers}]")
         yield EngineSettings(kind="spark", workers=workers, spark=spark)
