@@ -82,7 +82,7 @@ def open_engine(name: str, workers: int) -> Iterator[EngineSettings]:
         from launch.bench.spark_cluster import standalone_cluster
 
         with standalone_cluster(workers=2) as cluster:
-            spark = SparkSettings(master=cluster.url)
+            spark = SparkSettings(master=cluster.master)
             yield EngineSettings(kind="spark", workers=workers, spark=spark)
     elif name == "spark":
         spark = SparkSettings(master=f"local[{workers}]")
