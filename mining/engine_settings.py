@@ -61,8 +61,7 @@ class EngineSettings:
     Attributes:
         kind: local (processes of this machine), slurm (job arrays) or spark. Input and output lie
             on a file system that all machines share.
-        workers: tasks at work at the same time; null means one a core of the machine that the
-            command runs on, whatever the kind.
+        workers: tasks at work at the same time; null means one a core of this machine.
         slurm: read where kind is slurm.
         spark: read where kind is spark.
     """
