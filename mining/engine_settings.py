@@ -8,6 +8,8 @@ from typing import Literal
 
 from mining.common.errors import check_setting
 
+OWN_OPTIONS = {"array", "dependency", "error", "export", "nodes", "output"}  # set by the engine
+
 
 @dataclass(frozen=True)
 class SlurmSettings:
@@ -18,9 +20,9 @@ class SlurmSettings:
         time: wall-clock limit of a task, as sbatch writes it (4:00:00).
         cpus_per_task: cores of a task.
         mem_per_cpu_gb: memory of each core, in GB.
-        options: further sbatch options, name -> value ({"account": "nlp", "qos": "low"}).
-        setup: shell command that each task runs first (module load ..., source .../activate); the
-            Python that runs this command is used if it changes nothing.
+        options: further sbatch options, name -> value ({"account": "nlp", "exclusive": ""}).
+        setup: shell command that each task runs first (module load ...); the tasks' Python is the
+            one that runs this command.
     """
 
     partition: str | None = None
@@ -34,6 +36,9 @@ class SlurmSettings:
         check_setting(self, "time", bool(self.time), "a time limit such as 4:00:00")
         check_setting(self, "cpus_per_task", self.cpus_per_task >= 1, "at least 1")
         check_setting(self, "mem_per_cpu_gb", self.mem_per_cpu_gb >= 1, "at least 1")
+        check_setting(
+            self, "options", not OWN_OPTIONS & set(self.options), f"none of {sorted(OWN_OPTIONS)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from mining.documents import Record, Rejected, reject_record
 from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
+from mining.pieces import save_array
 from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tasks import run_tasks
@@ -289,7 +290,9 @@ def _drop_near_duplicates(
 ) -> list[Verdict]:
     from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
 
-    masks = [verdict.keep for verdict in verdicts]
+    masks = work / "masks"  # on disk: every task would be sent those of all parts
+    for k, verdict in enumerate(verdicts):
+        save_array(masks / f"{k:05d}.npy", verdict.keep)
     texts = partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
     found = find_near_duplicates(len(readers), texts, work / "near", engine)
     changed = []
@@ -302,12 +305,13 @@ def _drop_near_duplicates(
 
 
 def _kept_texts(
-    k: int, readers: list[Reader], corpus: CorpusSettings, masks: list[npt.NDArray[np.bool_]]
+    k: int, readers: list[Reader], corpus: CorpusSettings, masks: Path
 ) -> Iterator[str]:
     """The texts of a part's documents that are kept so far."""
+    mask = np.load(masks / f"{k:05d}.npy", allow_pickle=False)
     good = _keep_records(readers[k], corpus, _no_report(), [], lambda _: None)
     for row, (record, _) in enumerate(good):
-        if masks[k][row]:
+        if mask[row]:
             yield record.text
 
 

@@ -29,6 +29,7 @@ from mining.common.shards import (
 )
 from mining.documents import Record
 from mining.engine_settings import EngineSettings
+from mining.pieces import save_array
 from mining.segment import words
 from mining.settings import TokenizeSettings
 from mining.tasks import run_tasks
@@ -105,13 +106,20 @@ def write_word_shards(
         }
     )
     write_table(out / "words" / "vocabulary.parquet", table, {"fingerprint": digest})
-    task = partial(_final_ids, parts=parts, keep=keep, out=out, fingerprint=digest)
+    for k, mask in enumerate(keep):
+        save_array(_mask_path(parts, k), mask)
+    task = partial(_final_ids, parts=parts, n_parts=len(keep), out=out, fingerprint=digest)
     run_tasks("tokenize: words", task, len(keep), work / "word_tasks", engine)
     return {"vocabulary": len(frequent), "rare": len(doc_freq) - len(frequent)}
 
 
 def _vocabulary_path(part: Path) -> Path:
     return part.with_suffix(".vocabulary")
+
+
+def _mask_path(parts: Path, k: int) -> Path:
+    # Not among a task's arguments: every task would be sent the masks of all parts.
+    return parts / f"{k:05d}.keep.npy"
 
 
 def _local_doc_freq(part: Path, keep: npt.NDArray[np.bool_], n_words: int) -> npt.NDArray[np.int64]:
@@ -135,16 +143,17 @@ def _final_ids(
     rank: int,
     world_size: int,
     parts: Path,
-    keep: list[npt.NDArray[np.bool_]],
+    n_parts: int,
     out: Path,
     fingerprint: str,
 ) -> None:
     vocabulary = pq.read_table(out / "words" / "vocabulary.parquet", columns=["word"])
     final = {word: i for i, word in enumerate(vocabulary["word"].to_pylist(), start=1)}
     schema = SCHEMA.with_metadata(shard_metadata(ShardInfo("word", fingerprint)))
-    for k in range(rank, len(keep), world_size):
+    for k in range(rank, n_parts, world_size):
         part = parts / f"{k:05d}.words.parquet"
         local = pq.read_table(_vocabulary_path(part))["word"].to_pylist()
+        keep = np.load(_mask_path(parts, k), allow_pickle=False)
         mapping = np.array([final.get(word, 0) for word in local], dtype=np.uint32)
         done = 0
         with (
@@ -157,7 +166,7 @@ def _final_ids(
                 tokens = pa.ListArray.from_arrays(
                     lists.offsets, pa.array(mapping[lists.values.to_numpy()])
                 )
-                mask = pa.array(keep[k][done : done + len(rows)])
+                mask = pa.array(keep[done : done + len(rows)])
                 done += len(rows)
                 columns = [*rows.columns[:-1], tokens]
                 table = pa.Table.from_arrays(columns, schema=SCHEMA)

@@ -29,9 +29,9 @@ def _missing(mark: str) -> str | None:
         return _not_importable("deepspeed", "deepspeed")
     if mark == "slurm":
         if shutil.which("sinfo") is None:
-            return "no Slurm; install slurm-wlm and start slurmctld and slurmd"
+            return "no Slurm; install slurm-wlm and munge, run tests/start_slurm.sh as root"
         done = subprocess.run(["sinfo", "-h"], capture_output=True, check=False)
-        return None if done.returncode == 0 else "Slurm does not answer; start slurmctld and slurmd"
+        return None if done.returncode == 0 else "no answer from Slurm; run tests/start_slurm.sh"
     if mark == "gpu":
         import torch
 

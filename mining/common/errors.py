@@ -48,6 +48,12 @@ class MissingDependencyError(PivotsError):
     exit_code = 5
 
 
+class TaskError(PivotsError):
+    """A task on another machine failed or was ended; the message says where its log is."""
+
+    exit_code = 6
+
+
 def check_setting(settings: object, key: str, ok: bool, expected: str) -> None:
     """Raise SettingsError for the field `key` unless `ok`; for `__post_init__` of settings."""
     if not ok:

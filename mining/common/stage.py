@@ -38,6 +38,7 @@ from mining.common.files import (
     write_json,
 )
 from mining.common.logs import log
+from mining.common.slurm_jobs import end_jobs
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -292,6 +293,7 @@ def begin(
     if any(out.iterdir()) and not any((out / name).exists() for name in (MANIFEST, WORK, LOCK)):
         raise InputError(f"{out}: holds files that no stage wrote; choose an empty folder")
     lock = _lock(stage, out)
+    end_jobs(out / WORK)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
     old_run = read_json(out / RUN) if (out / RUN).is_file() else {}
     if old is not None and (not isinstance(old, dict) or old.get("stage") != stage):
