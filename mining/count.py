@@ -127,9 +127,15 @@ def run_count(
     else:
         task = functools.partial(_count_pairs, **mapped)
         merge = functools.partial(_merge_pairs, **merged)
-    run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
-    n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
-    run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
+    if engine.kind == "spark" and settings.context != "window":
+        from mining.spark_count import count_pairs_on_spark
+
+        markers = run.work / "spark-bands"
+        count_pairs_on_spark(source, numbering, len(ids), n_tasks, out / "pairs", markers, engine)
+    else:
+        run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
+        n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
+        run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
     written = sorted((out / "pairs").glob("*.parquet"))
     n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
     total = sum(documents.values())
@@ -247,19 +253,13 @@ def _blocks(
         yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
 
 
-def _count_pairs(
-    rank: int,
-    world: int,
-    source: Source,
-    item_of: Path,
-    n_items: int,
-    folder: Path,
-) -> None:
-    """Map task of the second pass: one dense array of counts a band (see `pair_counts`).
+def band_counts(
+    rank: int, world: int, source: Source, item_of: Path, n_items: int, index: Path
+) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
+    """A task's counts, one band after another: its number and a dense array (see `pair_counts`).
 
-    The inverted index waits on disk, mapped into memory, while one band after another is counted.
+    The inverted index waits on disk, mapped into memory, while the bands are counted.
     """
-    index = folder / f"index-{rank:05d}"
     blocks = []
     numbering = np.load(item_of, allow_pickle=False)
     for number, block in enumerate(_blocks(source, numbering, n_items, rank, world)):
@@ -268,7 +268,21 @@ def _count_pairs(
             save_array(path, getattr(block, name))
         blocks.append(Block(*map(map_array, paths)))
     for band, (first, last) in enumerate(bands(n_items)):
-        save_array(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
+        yield band, pair_counts(blocks, first, last, n_items)
+
+
+def _count_pairs(
+    rank: int,
+    world: int,
+    source: Source,
+    item_of: Path,
+    n_items: int,
+    folder: Path,
+) -> None:
+    """Map task of the second pass: one file of counts a band."""
+    index = folder / f"index-{rank:05d}"
+    for band, counts in band_counts(rank, world, source, item_of, n_items, index):
+        save_array(_band_path(folder, rank, band), counts)
     remove_tree(index)
 
 
