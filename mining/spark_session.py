@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -37,11 +36,12 @@ def spark_session(engine: EngineSettings) -> Any:
 
     Raises MissingDependencyError where pyspark or a fitting Java is missing.
     """
-    if importlib.util.find_spec("pyspark") is None:
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError:
         raise MissingDependencyError(
             "engine.kind spark: pyspark is not installed; pip install 'semantic-pivots[spark]'"
-        )
-    from pyspark.sql import SparkSession
+        ) from None
 
     properties = session_properties(engine)
     mark = json.dumps(properties, sort_keys=True)
