@@ -35,7 +35,8 @@ def duckdb_self_join(
 
     with duckdb.connect(config={"threads": threads}) as connection:
         connection.register("postings", _postings(items, offsets))
-        return _pairs(connection.execute(QUERY).fetch_arrow_table())
+        found = connection.execute(QUERY).fetchnumpy()
+    return Pairs(*(np.asarray(found[name], dtype=np.int64) for name in Pairs._fields))
 
 
 def spark_self_join(
@@ -44,13 +45,10 @@ def spark_self_join(
     """Count pairs in Spark SQL, in a running session."""
     postings = session.createDataFrame(_postings(items, offsets))
     postings.createOrReplaceTempView("postings")
-    return _pairs(session.sql(QUERY).toArrow())
+    found = session.sql(QUERY).toArrow()
+    return Pairs(*(found[name].to_numpy() for name in Pairs._fields))
 
 
 def _postings(items: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]) -> pa.Table:
     document = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return pa.table({"document": document, "item": items.astype(np.int64)})
-
-
-def _pairs(table: pa.Table) -> Pairs:
-    return Pairs(*(table[name].to_numpy().astype(np.int64) for name in Pairs._fields))

@@ -82,7 +82,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.mark.slow
 def test_a_cluster_loses_a_driver_and_then_a_worker(corpus: Corpus, tmp_path: Path) -> None:
-    """SIGKILL to both in turn, while pairs are counted: the same bytes, and no byte twice."""
+    """SIGKILL to both in turn, while pairs are counted: the bytes of an unbroken run."""
     with standalone_cluster() as cluster:
         kill_driver(corpus, tmp_path / "driver", cluster.master)
         engine = on(cluster.master)
@@ -105,7 +105,8 @@ def test_a_cluster_loses_a_driver_and_then_a_worker(corpus: Corpus, tmp_path: Pa
         assert 1 <= at_kill.numCompletedTasks < at_kill.numTasks == MAP_TASKS
         assert not finished
         after = tracker.getStageInfo(at_kill.stageId)
-        assert after.numFailedTasks >= 1
+        # Either the task that it was at, or one that it had done and not handed on.
+        assert after.numFailedTasks or after.currentAttemptId > at_kill.currentAttemptId
         assert cluster.workers[0].returncode == -signal.SIGKILL
         assert cluster.workers[1].poll() is None
         assert output_bytes(tmp_path / "worker") == corpus.expected
