@@ -176,7 +176,7 @@ def test_every_stage_gives_the_bytes_of_the_local_engine(tmp_path: Path) -> None
     ]
     common = ["--config", str(CONFIG), "--world.pool_documents", "900"]
     common += ["--tokenize.near_duplicates", "true", "--pivots.stability", "true"]
-    for name, engine in (("local", []), ("spark", spark)):
+    for name, engine in (("local", ["--engine.workers", "1"]), ("spark", spark)):
         out = tmp_path / name
         if name == "spark":
             for stage in ("world", "tokenizer"):
