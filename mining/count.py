@@ -142,24 +142,30 @@ def run_count(
     )
 
 
+def estimate_count(
+    settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
+) -> Estimate:
+    """What `run_count` is expected to take; measured in some seconds."""
+    if settings.context == "window":
+        raise SettingsError("count.context: no estimate is known for window, only for the others")
+    given = _open(settings, tokens, tokenizer)
+    return given.estimate(settings, engine, SAMPLE_TOKENS)
+
+
 def plan_count(
     settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
 ) -> str:
-    """What `run_count` would take, in some lines; measured in seconds, writes nothing to `out`."""
-    given = _open(settings, tokens, tokenizer)
-    if settings.context == "window":
-        raise SettingsError("count.context: no estimate is known for window, only for the others")
-    memory = given.memory(settings)
-    found = given.estimate(settings, engine, SAMPLE_TOKENS)
+    """The estimate in words, with the memory of a task; writes nothing."""
+    memory = _open(settings, tokens, tokenizer).memory(settings)
+    found = estimate_count(settings, tokens, tokenizer, engine)
     work, parts = found.work, found.rates.seconds(found.work)
     listed = ", ".join(f"{part} {seconds:.3g}" for part, seconds in parts.items())
-    workers = found.workers
     return "\n".join(
         [
             f"{work.documents:.3g} documents, {work.tokens:.4g} tokens, {work.postings:.3g} "
-            f"different items of a document, {work.pairs:.3g} pairs that occur (estimated)",
-            f"time    {found.seconds:.3g} s with {workers} worker(s); core seconds: {listed}",
-            f"memory  {format_bytes(memory.bytes)} a task, {workers} at a time",
+            f"different items of documents, {work.pairs:.3g} pairs (by a sample)",
+            f"time    {found.seconds:.3g} s with {found.workers} worker(s); core seconds: {listed}",
+            f"memory  {format_bytes(memory.bytes)} a task, {found.workers} at a time",
             f"disk    {format_bytes(found.index_bytes)} while it runs",
             f"output  {format_bytes(found.output_bytes)}",
         ]

@@ -45,7 +45,8 @@ def plan_memory(limit: int | None, n_items: int, n_ids: int, shards: Sequence[Pa
 
     Raises SettingsError, naming the least that works, where the limit is below it.
     """
-    largest = max(count_tokens(shards), default=0)
+    pieces = count_tokens(shards)
+    largest = max(pieces, default=0)
     least = max(
         _index_bytes(MIN_POSTINGS, largest, n_ids), _bands_bytes(1, MIN_POSTINGS + largest, n_items)
     )
@@ -54,14 +55,14 @@ def plan_memory(limit: int | None, n_items: int, n_ids: int, shards: Sequence[Pa
             f"count.memory_limit: found {limit} bytes, a task that counts {n_items} items takes at "
             f"least {least} ({-(-least // 10**6)}MB)"
         )
-    postings = MAX_POSTINGS
+    postings = max(MIN_POSTINGS, min(MAX_POSTINGS, sum(pieces)))
     while (
         limit is not None
         and postings > MIN_POSTINGS
         and limit
         < max(_index_bytes(postings, largest, n_ids), _bands_bytes(1, postings + largest, n_items))
     ):
-        postings //= 2
+        postings = max(MIN_POSTINGS, postings // 2)
     block = postings + largest  # its last piece may go over the limit of a block
     fixed = _bands_bytes(0, block, n_items)
     at_a_time = bands_within(DEFAULT_BANDS_BYTES if limit is None else limit - fixed, n_items)

@@ -42,7 +42,10 @@ def count_pieces(shards: Sequence[Path]) -> int:
 
 
 def count_tokens(shards: Sequence[Path]) -> list[int]:
-    """The number of tokens of each piece, from the files' metadata."""
+    """The number of tokens of each piece, from the files' metadata.
+
+    A document without tokens counts as one.
+    """
     found = []
     for path in shards:
         metadata = pq.read_metadata(path)
