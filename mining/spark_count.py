@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ import pyarrow as pa
 import zstandard
 
 from mining.contexts import Source
-from mining.count import band_counts
+from mining.count_memory import MemoryPlan
 from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import bands
+from mining.pair_bands import band_counts, index_documents, read_index
 from mining.pair_table import write_band
 from mining.spark import (
     ERROR_COLUMNS,
@@ -55,23 +56,26 @@ def count_pairs_on_spark(
     item_of: Path,
     n_items: int,
     n_tasks: int,
+    memory: MemoryPlan,
     out: Path,
     folder: Path,
     engine: EngineSettings,
 ) -> None:
     """Write the pairs of every band that has no marker under `folder` yet to `out`.
 
-    `item_of` is the file with each id's item; the documents are counted by `n_tasks` tasks.
+    `item_of` is the file with each id's item. The documents are counted by `n_tasks` tasks, each
+    within `memory`.
     """
     site = open_site(folder)
     n_bands = len(bands(n_items))
     wanted = site.missing(n_bands)
     if not wanted:
         return
-    share = functools.partial(
-        _count_shares, source=source, item_of=item_of, n_items=n_items, n_tasks=n_tasks,
-        wanted=wanted, site=site,
+    count = functools.partial(
+        _count_share, n_tasks=n_tasks, source=source, item_of=item_of, n_items=n_items,
+        memory=memory, wanted=wanted,
     )  # fmt: skip
+    share = functools.partial(_count_shares, count=count, n_bands=len(wanted), site=site)
     add = functools.partial(
         _add_up, n_items=n_items, n_tasks=n_tasks, wanted=wanted, out=out, site=site
     )
@@ -82,35 +86,31 @@ def count_pairs_on_spark(
 
 
 def _count_shares(
-    batches: Batches,
-    source: Source,
-    item_of: Path,
-    n_items: int,
-    n_tasks: int,
-    wanted: tuple[int, ...],
-    site: Site,
+    batches: Batches, count: Callable[[int], Batches], n_bands: int, site: Site
 ) -> Batches:
     """Map side: the counts of a task's share of the documents, in chunks."""
     for rank in places(batches):
-        work = _count_share(rank, source, item_of, n_items, n_tasks, wanted)
-        yield from site.attempt(rank, work, CHUNKS, n_places=len(wanted))
+        yield from site.attempt(rank, count(rank), CHUNKS, n_places=n_bands)
 
 
 def _count_share(
     rank: int,
+    n_tasks: int,
     source: Source,
     item_of: Path,
     n_items: int,
-    n_tasks: int,
+    memory: MemoryPlan,
     wanted: tuple[int, ...],
 ) -> Batches:
-    # Of its own, so that a task's second copy on this machine finds another.
-    with tempfile.TemporaryDirectory(dir=local_folder()) as index:
-        for band, counts in band_counts(rank, n_tasks, source, item_of, n_items, Path(index)):
-            if band in wanted:
-                for start, chunk in pack(counts):
-                    row = {"place": wanted.index(band), "start": start, "counts": chunk}
-                    yield pa.RecordBatch.from_pylist([row], schema=CHUNKS)
+    # A folder of its own, so that a task's second copy on this machine finds another.
+    with tempfile.TemporaryDirectory(dir=local_folder()) as name:
+        folder = Path(name)
+        index_documents(rank, n_tasks, source, item_of, n_items, folder, memory.block_postings)
+        index = read_index(folder, [rank])
+        for band, counts in band_counts(index, n_items, wanted, memory.bands_at_a_time):
+            for start, chunk in pack(counts):
+                row = {"place": wanted.index(band), "start": start, "counts": chunk}
+                yield pa.RecordBatch.from_pylist([row], schema=CHUNKS)
 
 
 def _add_up(
