@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.config import STAGES, TOOLS, RunConfig, parse_config, save_config
+from launch.config import DRY_RUN, STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
@@ -86,6 +86,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
                 "or --corpus.path FOLDER"
             )
         return _run(config)
+    if command == "count" and DRY_RUN in arguments:
+        return _plan_count(parse_config(arguments, command))
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
     if command == "export-lm-eval":
@@ -148,6 +150,16 @@ def _build_task(config: RunConfig) -> int:
     cache = Path(config.build_task.judge.cache or root / "judge-cache")
     run_build_task(config.build_task, root / "build-task", mined, cache)
     print(f"task: {(root / 'build-task' / 'task.yaml').resolve()}")
+    return 0
+
+
+def _plan_count(config: RunConfig) -> int:
+    from launch.pipeline import Plan
+    from mining.count import plan_count
+
+    plan = Plan(config)
+    tokens, tokenizer = plan.folder("tokenize"), plan.folder("tokenizer")
+    print(plan_count(config.count, tokens, tokenizer, config.engine))
     return 0
 
 

@@ -160,6 +160,10 @@ TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 COMMANDS = {**STAGES, **TOOLS}
+DRY_RUN = "--dry_run"
+DRY_RUN_HELP = (
+    "print the expected time, memory and output size, measured on a sample; count nothing"
+)
 SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
 
 
@@ -183,6 +187,7 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
     except jsonargparse.ArgumentError as error:
         raise SettingsError(f"{_named_files(arguments)}{_one_line(error)}") from None
     del values["config"]
+    values.pop("dry_run", None)  # not a setting: the command line asks for it itself
     try:
         return RunConfig(**vars(parser.instantiate(values)))
     except SettingsError as error:
@@ -220,6 +225,8 @@ def _parser(command: str, skip: Iterable[str]) -> Any:
         allow_abbrev=False,  # `--count.top` would be taken for the first key that begins so
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings")
+    if command == "count":
+        parser.add_argument(DRY_RUN, action="store_true", help=DRY_RUN_HELP)
     parser.add_class_arguments(RunConfig, as_group=False, skip=set(skip))
     return parser
 

@@ -1,16 +1,17 @@
 """The `count` stage: exact document frequencies and co-occurrence counts of items.
 
 Two passes over the shards. The first counts the documents of each id and language and chooses the
-items; the second counts pairs, each task the documents of its share of the shards, one file a row
-band; then the tasks' bands are added up and written as Parquet. Sums of whole numbers do not depend
-on their order, so neither do the tables on shards, tasks or workers. Where the context is a
-sequence, "document" means a piece of one; pairs in windows are counted by mining.window_pairs.
+items; the second indexes the documents of each item; then the pairs are counted from the index,
+band of rows by band of rows (mining.pair_bands), and written as Parquet. Sums of whole numbers do
+not depend on their order, so neither do the tables on shards, tasks or workers. Where the context
+is a sequence, "document" means a piece of one; pairs in windows are counted by mining.window_pairs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mining.common.errors import InputError
-from mining.common.files import read_json, remove_tree, write_json
+from mining.byte_sizes import format_bytes, parse_bytes
+from mining.common.errors import InputError, SettingsError
+from mining.common.files import read_json, write_json
 from mining.common.logs import log
 from mining.common.shards import common_info, list_shards, write_table
 from mining.common.stage import FilesInput, Input, StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.contexts import Source, read_contexts
+from mining.count_cost import SAMPLE_TOKENS, Estimate, describe, estimate
+from mining.count_memory import MemoryPlan, plan_memory
 from mining.engine_settings import EngineSettings
 from mining.items import (
     RARE_WORDS,
@@ -36,25 +40,18 @@ from mining.items import (
     tokenizer_input,
     word_columns,
 )
-from mining.kernels.cooccurrence import (
-    NOT_AN_ITEM,
-    Block,
-    add_document_frequencies,
-    bands,
-    index_block,
-    pair_counts,
-    unique_items,
-)
-from mining.pair_table import write_band
-from mining.pieces import count_pieces, map_array, save_array
+from mining.kernels.cooccurrence import NOT_AN_ITEM, add_document_frequencies, bands
+from mining.pair_bands import index_documents, write_bands
+from mining.pieces import count_pieces, count_tokens, save_array
 from mining.settings import CountSettings
 from mining.tasks import run_tasks
 from mining.window_pairs import Window, check_overflow, count_window_pairs, merge_window_pairs
 
-# A block's bit-rows of one tile, 64 bytes a document, should stay in the cache.
-BLOCK_DOCUMENTS = 1 << 16
-BLOCK_POSTINGS = 1 << 25
-MAX_MERGE_TASKS = 64
+# Bands are of unequal work and dealt out in turn: with some tasks a worker all end together.
+BAND_TASKS_PER_WORKER = 4
+MAX_MERGE_TASKS = 64  # of pairs in windows
+# A run measures itself on this share of its tokens, where that is a sample worth the name.
+SAMPLE_SHARE, MIN_SAMPLE_TOKENS = 50, 200_000
 
 
 def run_count(
@@ -75,6 +72,139 @@ def run_count(
     run = begin("count", out, settings_dict(settings), inputs)
     if run is None:
         return
+    given = _open(settings, tokens, tokenizer)
+    shards, source, window = given.shards, given.source, given.window
+    folder = shards[0].parent
+    memory = given.memory(settings)
+    expected = None
+    started = time.perf_counter()
+    sample = min(SAMPLE_TOKENS, sum(count_tokens(shards)) // SAMPLE_SHARE)
+    if settings.context != "window" and sample >= MIN_SAMPLE_TOKENS:
+        expected = given.estimate(settings, engine, sample)
+        log.info("count: expected to take %.3g s", expected.seconds)
+    n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
+
+    frequencies = run.work / f"frequencies-{n_tasks}"
+    task = functools.partial(_count_frequencies, source=source, folder=frequencies)
+    run_tasks("count: document frequencies", task, n_tasks, frequencies / "tasks", engine)
+    documents, doc_freq = _merge_frequencies(frequencies, n_tasks)
+    if not documents:
+        raise InputError(f"{folder}: no document to count (count.sources {settings.sources})")
+    ids = choose_items(sum(doc_freq.values()), given.excluded, given.n_wanted)  # type: ignore[arg-type]
+    if len(ids) < 2:
+        raise InputError(f"{folder}: {len(ids)} items in the documents, at least 2 are needed")
+    _write_items(out / "items.parquet", ids, doc_freq, given.tokenizer, given.vocabulary)
+
+    item_of = np.full(source.n_ids, NOT_AN_ITEM, dtype=np.int32)
+    item_of[ids] = np.arange(len(ids), dtype=np.int32)
+    numbering = run.work / "item_of.npy"
+    save_array(numbering, item_of)
+    partial = run.work / f"pairs-{n_tasks}"
+    mapped: dict[str, Any] = {
+        "source": source, "item_of": numbering, "n_items": len(ids), "folder": partial
+    }  # fmt: skip
+    merged: dict[str, Any] = {
+        "partial": partial, "n_parts": n_tasks, "n_items": len(ids), "out": out / "pairs"
+    }  # fmt: skip
+    if settings.context == "window":
+        task = functools.partial(count_window_pairs, window=window, **mapped)
+        merge = functools.partial(merge_window_pairs, directed=window.directed, **merged)
+        n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
+    else:
+        task = functools.partial(index_documents, block_postings=memory.block_postings, **mapped)
+        merge = functools.partial(write_bands, bands_at_a_time=memory.bands_at_a_time, **merged)
+        n_merge = min(BAND_TASKS_PER_WORKER * engine.worker_count(), len(bands(len(ids))))
+    if engine.kind == "spark" and settings.context != "window":
+        from mining.spark_count import count_pairs_on_spark
+
+        count_pairs_on_spark(
+            source, numbering, len(ids), n_tasks, memory, out / "pairs", run.work / "bands", engine
+        )
+    else:
+        run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
+        run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
+    written = sorted((out / "pairs").glob("*.parquet"))
+    n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
+    total = sum(documents.values())
+    log.info("count: %d documents, %d items, %d pairs", total, len(ids), n_pairs)
+    noted = {}
+    if expected is not None:
+        seconds = time.perf_counter() - started
+        log.info("count: took %.3g s, %.3g expected", seconds, expected.seconds)
+        noted = {"expected": describe(expected), "expected_memory_bytes": memory.bytes}
+        noted |= {"count_seconds": seconds}
+    run.finish(
+        {
+            "documents": total,
+            "documents_by_language": documents,
+            "languages": sorted(documents),
+            "items": len(ids),
+            "pairs": n_pairs,
+            "unit": settings.unit,
+            "fingerprint": given.fingerprint,
+            **_describe_context(settings, window),
+            **({"vocabulary_absent": given.n_wanted - len(ids)} if settings.vocabulary else {}),
+        },
+        noted=noted,
+    )
+
+
+def estimate_count(
+    settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
+) -> Estimate:
+    """What `run_count` is expected to take; measured in some seconds."""
+    if settings.context == "window":
+        raise SettingsError("count.context: no estimate is known for window, only for the others")
+    given = _open(settings, tokens, tokenizer)
+    return given.estimate(settings, engine, SAMPLE_TOKENS)
+
+
+def plan_count(
+    settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
+) -> str:
+    """The estimate in words, with the memory of a task; writes nothing."""
+    memory = _open(settings, tokens, tokenizer).memory(settings)
+    found = estimate_count(settings, tokens, tokenizer, engine)
+    work, parts = found.work, found.rates.seconds(found.work)
+    listed = ", ".join(f"{part} {seconds:.3g}" for part, seconds in parts.items())
+    return "\n".join(
+        [
+            f"{work.documents:.3g} documents, {work.tokens:.4g} tokens, {work.postings:.3g} "
+            f"different items of documents, {work.pairs:.3g} pairs (by a sample)",
+            f"time    {found.seconds:.3g} s with {found.workers} worker(s); core seconds: {listed}",
+            f"memory  {format_bytes(memory.bytes)} a task, {found.workers} at a time",
+            f"disk    {format_bytes(found.index_bytes)} while it runs",
+            f"output  {format_bytes(found.output_bytes)}",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run reads; `excluded` bool [n_ids] are ids that never are items."""
+
+    tokenizer: Tokenizer
+    fingerprint: str
+    vocabulary: list[str]
+    shards: list[Path]
+    source: Source
+    window: Window
+    excluded: npt.NDArray[np.bool_]
+    n_wanted: int
+
+    def memory(self, settings: CountSettings) -> MemoryPlan:
+        """How the work is divided to stay below the limit, if there is one."""
+        limit = None if settings.memory_limit is None else parse_bytes(settings.memory_limit)
+        most = min(self.n_wanted, int(np.count_nonzero(~self.excluded)))
+        return plan_memory(limit, max(2, most), self.source.n_ids, self.shards)
+
+    def estimate(self, settings: CountSettings, engine: EngineSettings, sample: int) -> Estimate:
+        """What the run is expected to take, from a sample of so many tokens."""
+        workers = min(engine.worker_count(), count_pieces(self.shards))
+        return estimate(self.source, self.excluded, self.n_wanted, workers, sample)
+
+
+def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:
     loaded = load_tokenizer(tokenizer)
     folder = tokens / ("words" if settings.unit == "word" else "tokens")
     if settings.unit == "word":
@@ -97,56 +227,7 @@ def run_count(
     if settings.vocabulary is not None:
         listed = read_item_list(Path(settings.vocabulary), vocabulary, excluded)
         excluded, n_wanted = ~listed, int(listed.sum())
-    n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
-
-    frequencies = run.work / f"frequencies-{n_tasks}"
-    task = functools.partial(_count_frequencies, source=source, folder=frequencies)
-    run_tasks("count: document frequencies", task, n_tasks, frequencies / "tasks", engine)
-    documents, doc_freq = _merge_frequencies(frequencies, n_tasks)
-    if not documents:
-        raise InputError(f"{folder}: no document to count (count.sources {settings.sources})")
-    ids = choose_items(sum(doc_freq.values()), excluded, n_wanted)  # type: ignore[arg-type]
-    if len(ids) < 2:
-        raise InputError(f"{folder}: {len(ids)} items in the documents, at least 2 are needed")
-    _write_items(out / "items.parquet", ids, doc_freq, loaded, vocabulary)
-
-    item_of = np.full(source.n_ids, NOT_AN_ITEM, dtype=np.int32)
-    item_of[ids] = np.arange(len(ids), dtype=np.int32)
-    numbering = run.work / "item_of.npy"
-    save_array(numbering, item_of)
-    partial = run.work / f"pairs-{n_tasks}"
-    mapped: dict[str, Any] = {
-        "source": source, "item_of": numbering, "n_items": len(ids), "folder": partial
-    }  # fmt: skip
-    merged: dict[str, Any] = {
-        "partial": partial, "n_parts": n_tasks, "n_items": len(ids), "out": out / "pairs"
-    }  # fmt: skip
-    if settings.context == "window":
-        task = functools.partial(count_window_pairs, window=window, **mapped)
-        merge = functools.partial(merge_window_pairs, directed=window.directed, **merged)
-    else:
-        task = functools.partial(_count_pairs, **mapped)
-        merge = functools.partial(_merge_pairs, **merged)
-    run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
-    n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
-    run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
-    written = sorted((out / "pairs").glob("*.parquet"))
-    n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
-    total = sum(documents.values())
-    log.info("count: %d documents, %d items, %d pairs", total, len(ids), n_pairs)
-    run.finish(
-        {
-            "documents": total,
-            "documents_by_language": documents,
-            "languages": sorted(documents),
-            "items": len(ids),
-            "pairs": n_pairs,
-            "unit": settings.unit,
-            "fingerprint": fingerprint,
-            **_describe_context(settings, window),
-            **({"vocabulary_absent": n_wanted - len(ids)} if settings.vocabulary else {}),
-        }
-    )
+    return _Given(loaded, fingerprint, vocabulary, shards, source, window, excluded, n_wanted)
 
 
 def _describe_context(settings: CountSettings, window: Window) -> dict[str, Any]:
@@ -225,63 +306,3 @@ def _write_items(
         **{f"doc_freq_{lang}": pa.array(counts[ids]) for lang, counts in doc_freq.items()},
     }
     write_table(path, pa.table(columns))
-
-
-def _blocks(
-    source: Source, item_of: npt.NDArray[np.int32], n_items: int, rank: int, world: int
-) -> Iterator[Block]:
-    """A task's documents in blocks of bounded size."""
-    items: list[npt.NDArray[np.uint32]] = []
-    offsets = [np.zeros(1, dtype=np.int64)]
-    n_held = n_documents = 0
-    for piece, kept in read_contexts(source, rank, world):
-        found, ends = unique_items(piece.tokens, piece.offsets, kept, item_of, n_items)
-        items.append(found)
-        offsets.append(ends[1:] + n_held)
-        n_held += len(found)
-        n_documents += len(ends) - 1
-        if n_held >= BLOCK_POSTINGS or n_documents >= BLOCK_DOCUMENTS:
-            yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
-            items, offsets, n_held, n_documents = [], [np.zeros(1, dtype=np.int64)], 0, 0
-    if n_held:
-        yield index_block(np.concatenate(items), np.concatenate(offsets), n_items)
-
-
-def _count_pairs(
-    rank: int,
-    world: int,
-    source: Source,
-    item_of: Path,
-    n_items: int,
-    folder: Path,
-) -> None:
-    """Map task of the second pass: one dense array of counts a band (see `pair_counts`).
-
-    The inverted index waits on disk, mapped into memory, while one band after another is counted.
-    """
-    index = folder / f"index-{rank:05d}"
-    blocks = []
-    numbering = np.load(item_of, allow_pickle=False)
-    for number, block in enumerate(_blocks(source, numbering, n_items, rank, world)):
-        paths = [index / f"{number:05d}-{name}.npy" for name in block._fields]
-        for name, path in zip(block._fields, paths, strict=True):
-            save_array(path, getattr(block, name))
-        blocks.append(Block(*map(map_array, paths)))
-    for band, (first, last) in enumerate(bands(n_items)):
-        save_array(_band_path(folder, rank, band), pair_counts(blocks, first, last, n_items))
-    remove_tree(index)
-
-
-def _merge_pairs(
-    rank: int, world: int, partial: Path, n_parts: int, n_items: int, out: Path
-) -> None:
-    """Add up the map tasks' counts of every world-th band, and write each as Parquet."""
-    for band, (first, last) in list(enumerate(bands(n_items)))[rank::world]:
-        total = np.zeros((last - first, n_items - first), dtype=np.uint64)
-        for part in range(n_parts):
-            total += np.load(_band_path(partial, part, band), mmap_mode="r", allow_pickle=False)
-        write_band(out / f"{band:05d}.parquet", total, first, first)
-
-
-def _band_path(folder: Path, rank: int, band: int) -> Path:
-    return folder / f"counts-{rank:05d}" / f"{band:05d}.npy"

@@ -46,11 +46,12 @@ class SparkSettings:
     """The Spark session that tasks run in.
 
     Attributes:
-        master: local[*], local[4], spark://host:7077; null takes spark-submit's.
+        master: local[4], spark://host:7077, yarn; null takes spark-submit's, and this machine
+            where that did not start us.
         conf: Spark properties, name -> value ({"spark.executor.memory": "8g"}).
     """
 
-    master: str | None = "local[*]"
+    master: str | None = None
     conf: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,7 +62,8 @@ class EngineSettings:
     Attributes:
         kind: local (processes of this machine), slurm (job arrays) or spark. Input and output lie
             on a file system that all machines share.
-        workers: tasks at work at the same time; null means one a core of this machine.
+        workers: tasks at work at the same time; null means one a core of this machine, for Spark
+            one a core of its executors.
         slurm: read where kind is slurm.
         spark: read where kind is spark.
     """
@@ -78,4 +80,8 @@ class EngineSettings:
 
     def worker_count(self) -> int:
         """The number of tasks to run at the same time."""
+        if self.workers is None and self.kind == "spark":
+            from mining.spark_session import parallelism
+
+            return parallelism(self)
         return self.workers or len(os.sched_getaffinity(0))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from mining.common.shards import write_table
+from mining.common.files import atomic_path
+from mining.kernels.compiled import kernel
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -17,20 +20,63 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("n", pa.uint64(), nullable=False),
     ]
 )
+ROWS_PER_GROUP = 1 << 20
+# Neighbouring pairs differ little: the differences take a byte and are written faster than a
+# dictionary, which has to look every number up.
+ENCODING = dict.fromkeys(PAIRS_SCHEMA.names, "DELTA_BINARY_PACKED")
 
 
-def write_band(path: Path, counts: npt.NDArray[np.uint64], first: int, left: int) -> None:
-    """Write the entries of `counts` uint64 [rows, columns] that are not 0.
+def write_band(
+    path: Path, counts: npt.NDArray[np.uint32] | npt.NDArray[np.uint64], first: int, left: int
+) -> None:
+    """Write the entries of `counts` [rows, columns] that are not 0, atomically.
 
-    Its first row is item `first`, its first column item `left`.
+    Its first row is item `first`, its first column item `left`. Holds a million pairs at a time.
     """
-    rows, columns = np.nonzero(counts)
-    table = pa.table(
-        {
-            "i": (rows + first).astype(np.uint32),
-            "j": (columns + left).astype(np.uint32),
-            "n": counts[rows, columns],
-        },
-        schema=PAIRS_SCHEMA,
-    )
-    write_table(path, table)
+    i, j = (np.empty(ROWS_PER_GROUP, dtype=np.uint32) for _ in range(2))
+    n = np.empty(ROWS_PER_GROUP, dtype=np.uint64)
+    row = column = 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
+            temporary,
+            PAIRS_SCHEMA,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=ENCODING,
+        ) as writer,
+    ):
+        while True:
+            n_found, row, column = _next_pairs(counts, row, column, i, j, n)
+            if n_found == 0:
+                return
+            i[:n_found] += np.uint32(first)
+            j[:n_found] += np.uint32(left)
+            found = [pa.array(values[:n_found]) for values in (i, j, n)]
+            writer.write_table(pa.Table.from_arrays(found, schema=PAIRS_SCHEMA), ROWS_PER_GROUP)
+
+
+@kernel
+def _next_pairs(
+    counts: npt.NDArray[Any],
+    row: int,
+    column: int,
+    i: npt.NDArray[np.uint32],
+    j: npt.NDArray[np.uint32],
+    n: npt.NDArray[np.uint64],
+) -> tuple[int, int, int]:
+    """Fill i, j and n with the entries from (row, column) on that are not 0, as many as fit.
+
+    Returns how many were found, and the row and column to go on from.
+    """
+    n_found = 0
+    while row < counts.shape[0]:
+        while column < counts.shape[1]:
+            if counts[row, column] != 0:
+                if n_found == len(i):
+                    return n_found, row, column
+                i[n_found], j[n_found], n[n_found] = row, column, counts[row, column]
+                n_found += 1
+            column += 1
+        row, column = row + 1, 0
+    return n_found, row, column

@@ -41,6 +41,20 @@ def count_pieces(shards: Sequence[Path]) -> int:
     return sum(pq.read_metadata(path).num_row_groups for path in shards)
 
 
+def count_tokens(shards: Sequence[Path]) -> list[int]:
+    """The number of tokens of each piece, from the files' metadata.
+
+    A document without tokens counts as one.
+    """
+    found = []
+    for path in shards:
+        metadata = pq.read_metadata(path)
+        column = metadata.num_columns - 1  # `tokens` is the last of a shard's columns
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        found += [group.column(column).num_values for group in groups]
+    return found
+
+
 def read_pieces(shards: Sequence[Path], n_ids: int, rank: int, world: int) -> Iterator[Piece]:
     """Yield every world-th piece of the shards, from the rank-th on.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mining.byte_sizes import parse_bytes
 from mining.common.errors import check_setting
 from mining.common.stage import engine_setting, path_setting
 from mining.token_settings import TokenFilesSettings
@@ -137,6 +138,8 @@ class CountSettings:
             numbers, to be divided by the `divisor` in the manifest).
         sources: count only documents of these sources; empty takes all.
         map_tasks: pieces the shards are divided into; null means one a worker.
+        memory_limit: memory of one task, in bytes or as in 8GB, 500MiB (there are engine.workers at
+            a time); null means as much as is quick. Pairs in windows do not heed it.
     """
 
     unit: Literal["token", "word"] = "token"
@@ -149,6 +152,7 @@ class CountSettings:
     weights: Literal["flat", "harmonic"] = "flat"
     sources: tuple[str, ...] = ()
     map_tasks: int | None = engine_setting()
+    memory_limit: int | str | None = engine_setting()
 
     def __post_init__(self) -> None:
         check_setting(self, "top_items", 2 <= self.top_items <= MAX_ITEMS, "between 2 and 131072")
@@ -159,6 +163,9 @@ class CountSettings:
         check_setting(
             self, "map_tasks", self.map_tasks is None or self.map_tasks >= 1, "at least 1, or null"
         )
+        limit = None if self.memory_limit is None else parse_bytes(self.memory_limit)
+        readable = limit is not None or self.memory_limit is None
+        check_setting(self, "memory_limit", readable, "bytes, or a size such as 8GB or 500MiB")
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,19 @@ from mining.common.seeds import hash64
 from mining.common.shards import common_info, list_shards
 from mining.common.stage import read_manifest, require_same
 from mining.contexts import cut_documents
-from mining.count import BLOCK_DOCUMENTS, BLOCK_POSTINGS
+from mining.count_memory import DEFAULT_BANDS_BYTES, MAX_POSTINGS, bands_within
 from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import (
     NOT_AN_ITEM,
     Block,
     bands,
+    block_documents,
     index_block,
-    pair_counts,
     unique_items,
 )
 from mining.kernels.pivots import Links, add_links, empty_links, item_languages
-from mining.pieces import Piece, map_array, read_pieces, save_array
+from mining.pair_bands import band_counts, index_folder, read_index, write_index
+from mining.pieces import Piece, read_pieces, save_array
 from mining.pivot_links import Items, n_strongest
 from mining.settings import PivotsSettings
 from mining.tasks import run_tasks
@@ -100,23 +101,24 @@ def _count_half(
     n_items, n_languages = len(items.doc_freq), len(items.languages)
     by_language = np.zeros((n_items, n_languages), dtype=np.uint64)
     n_documents = 0
-    index = work / f"index-{rank}"
-    blocks: list[Block] = []
-    for found, offsets, lang in _blocks_of_half(_pieces(shards, length), sources, items, rank):
-        cells = found.astype(np.int64) * n_languages + np.repeat(lang, np.diff(offsets))
-        added = np.bincount(cells, minlength=n_items * n_languages)
-        by_language += added.reshape(n_items, n_languages).astype(np.uint64)
-        n_documents += len(lang)
-        block = index_block(found, offsets, n_items)
-        paths = [index / f"{len(blocks):05d}-{name}.npy" for name in block._fields]
-        for name, path in zip(block._fields, paths, strict=True):
-            save_array(path, getattr(block, name))
-        blocks.append(Block(*map(map_array, paths)))
+
+    def blocks() -> Iterator[Block]:
+        nonlocal n_documents
+        for found, offsets, lang in _blocks_of_half(_pieces(shards, length), sources, items, rank):
+            cells = found.astype(np.int64) * n_languages + np.repeat(lang, np.diff(offsets))
+            added = np.bincount(cells, minlength=n_items * n_languages)
+            by_language[:] += added.reshape(n_items, n_languages).astype(np.uint64)
+            n_documents += len(lang)
+            yield index_block(found, offsets, n_items)
+
+    index = index_folder(work, rank)
+    write_index(index, blocks())
     doc_freq = by_language.sum(axis=1)
     language = item_languages(doc_freq, by_language, settings.language_share)
     links = empty_links(n_items, n_languages, n_strongest(settings))
-    for first, last in bands(n_items):
-        counts = pair_counts(blocks, first, last, n_items)
+    at_a_time = bands_within(DEFAULT_BANDS_BYTES, n_items)
+    for band, counts in band_counts(read_index(work, [rank]), n_items, bands_at_a_time=at_a_time):
+        first = bands(n_items)[band][0]
         rows, columns = np.nonzero(counts)
         add_links(
             (rows + first).astype(np.uint32),
@@ -150,6 +152,7 @@ def _blocks_of_half(
     codes = {lang: code for code, lang in enumerate(items.languages)}
     held: list[tuple[npt.NDArray[Any], ...]] = []
     n_held = n_documents = 0
+    most_documents = block_documents(len(ids))
     for piece, halves in pieces:
         keep = halves == half
         if sources:
@@ -161,7 +164,7 @@ def _blocks_of_half(
         held.append((found, np.diff(ends), lang[piece.lang][keep]))
         n_held += len(found)
         n_documents += len(ends) - 1
-        if n_held >= BLOCK_POSTINGS or n_documents >= BLOCK_DOCUMENTS:
+        if n_held >= MAX_POSTINGS or n_documents >= most_documents:
             yield _join(held)
             held, n_held, n_documents = [], 0, 0
     if n_documents:

@@ -230,11 +230,16 @@ class StageRun:
             elif "sha256" not in entry:
                 files[file] = {"bytes": entry["bytes"]}
 
-    def finish(self, counts: Mapping[str, Any], unhashed: Sequence[str] = ()) -> Manifest:
+    def finish(
+        self,
+        counts: Mapping[str, Any],
+        unhashed: Sequence[str] = (),
+        noted: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """Hash the outputs, remove the partial work, write run.json and, last, the manifest.
 
         Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
-        a name with a final slash means all files below that folder.
+        a name with a final slash means all files below that folder. `noted` goes to run.json.
         """
         _discard(self.work)
         outputs = {}
@@ -270,6 +275,7 @@ class StageRun:
                 "python": platform.python_version(),
                 "command": " ".join(["pivots", *sys.argv[1:]]),
                 "inputs": self.locations,
+                **(noted or {}),
             },
         )
         write_json(self.out / MANIFEST, dataclasses.asdict(manifest))

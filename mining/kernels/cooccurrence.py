@@ -1,14 +1,15 @@
 """Exact document frequencies and document co-occurrence counts (METHOD section 4).
 
-Items are numbered 0..K-1 by falling document frequency. A block of documents is kept both as item
-sets and as an inverted index. Pairs are counted by positional popcount (`mining.kernels.popcount`);
-the row gather below is what it is tested against, and what counts where it does not compile.
+Items are numbered 0..K-1 by falling document frequency. A block of documents is kept as an inverted
+index. Pairs are counted by positional popcount (`mining.kernels.popcount`); the row gather below is
+what it is tested against, and what counts where it does not compile.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,36 +17,42 @@ from numba.core.errors import NumbaError
 
 from mining.common.logs import log
 from mining.kernels.compiled import kernel
-from mining.kernels.popcount import TILE, add_popcounts
+from mining.kernels.popcount import LEVELS, TILE, add_popcounts, aligned_rows
 
 BAND_CELLS = 1 << 23
-TRANSPOSE_BLOCK = 32
+# Bit-rows of a block, 64 bytes a document: the fewer, the nearer to the core they stay; the more,
+# the less often the counts of every pair are brought up to date. Few enough for 16-bit numbers.
+MIN_BLOCK_DOCUMENTS, MAX_BLOCK_DOCUMENTS = 1 << 14, (1 << 16) - 1
+TRANSPOSE_BLOCK = 16  # numbers of a cache line
 NOT_AN_ITEM = -1
 
 
 class Block(NamedTuple):
-    """Documents as sets of items, and the same as an inverted index.
+    """Some documents as an inverted index.
 
-    `items` [n_postings] (uint16 where every item fits, else uint32) holds the documents' items, one
-    document after another; document d's are items[offsets[d]:offsets[d + 1]] (int64 [n_docs + 1]).
-    The documents with item i are `documents` (uint32 [n_postings], ascending) from row_offsets[i]
-    up to row_offsets[i + 1] (int64 [K + 1]).
+    The `n_documents` documents are numbered from 0; those with item i are `documents` ([n_postings]
+    uint16, or uint32 in a block of 65,536 documents or more; ascending) from row_offsets[i] up to
+    row_offsets[i + 1] (int64 [K + 1]).
     """
 
-    items: npt.NDArray[np.uint16 | np.uint32]
-    offsets: npt.NDArray[np.int64]
     row_offsets: npt.NDArray[np.int64]
-    documents: npt.NDArray[np.uint32]
+    documents: npt.NDArray[np.uint16 | np.uint32]
+    n_documents: int
 
 
-def item_dtype(n_items: int) -> np.dtype[Any]:
-    """The narrowest dtype that holds every item number."""
-    return np.dtype(np.uint16 if n_items <= 1 << 16 else np.uint32)
+def block_documents(n_items: int) -> int:
+    """How many documents a block should have."""
+    return min(max(2 * n_items, MIN_BLOCK_DOCUMENTS), MAX_BLOCK_DOCUMENTS)
 
 
 def band_rows(n_items: int) -> int:
     """Rows of one band of the pair triangle, whole tiles: depends on the number of items only."""
     return max(TILE, BAND_CELLS // max(1, n_items) // TILE * TILE)
+
+
+def band_cells(n_items: int) -> int:
+    """Counts that a band is kept in while it is counted, at most; 4 bytes each."""
+    return -(-min(band_rows(n_items), n_items) // TILE) * TILE * n_items
 
 
 def bands(n_items: int) -> list[tuple[int, int]]:
@@ -93,20 +100,22 @@ def unique_items(
     with `keep` (bool [n_docs]) false are left out. Returns (items uint32, offsets int64
     [kept + 1]).
     """
-    seen = np.full(n_items, -1, dtype=np.int64)
-    found = np.empty(len(tokens), dtype=np.uint32)
+    seen = np.full(n_items + 1, -1, dtype=np.int32)
+    found = np.empty(len(tokens) + 1, dtype=np.uint32)
     ends = np.zeros(len(keep) + 1, dtype=np.int64)
     n_found = 0
     n_kept = 0
     for document in range(len(keep)):
         if not keep[document]:
             continue
+        seen[n_items] = document  # where tokens that are no items look
         for place in range(offsets[document], offsets[document + 1]):
             item = item_of[tokens[place]]
-            if item >= 0 and seen[item] != document:
-                seen[item] = document
-                found[n_found] = item
-                n_found += 1
+            slot = item if item >= 0 else n_items
+            # Without a branch, which would be guessed wrongly every third time.
+            found[n_found] = slot
+            n_found += seen[slot] != document
+            seen[slot] = document
         n_kept += 1
         ends[n_kept] = n_found
     return found[:n_found].copy(), ends[: n_kept + 1].copy()
@@ -119,94 +128,155 @@ def index_block(
 
     Raises OverflowError from 2**31 documents on: divide them into smaller blocks.
     """
-    if len(offsets) > 1 << 31:
-        raise OverflowError(f"{len(offsets) - 1} documents in one block, at most {(1 << 31) - 1}")
-    row_offsets, documents = _invert(items, offsets, n_items)
-    return Block(items.astype(item_dtype(n_items)), offsets, row_offsets, documents)
+    n_documents = len(offsets) - 1
+    if n_documents >= 1 << 31:
+        raise OverflowError(f"{n_documents} documents in one block, at most {(1 << 31) - 1}")
+    row_offsets = np.zeros(n_items + 1, dtype=np.int64)
+    documents: npt.NDArray[np.uint16 | np.uint32]
+    if n_documents < 1 << 16:
+        documents = np.empty(len(items), dtype=np.uint16)
+    else:
+        documents = np.empty(len(items), dtype=np.uint32)
+    _invert(items, offsets, row_offsets, documents)
+    return Block(row_offsets, documents, n_documents)
 
 
 @kernel
 def _invert(
-    items: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64], n_items: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    row_offsets = np.zeros(n_items + 1, dtype=np.int64)
+    items: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    row_offsets: npt.NDArray[np.int64],
+    documents: npt.NDArray[np.uint16 | np.uint32],
+) -> None:
     for item in items:
         row_offsets[item + 1] += 1
-    for item in range(n_items):
+    for item in range(len(row_offsets) - 1):
         row_offsets[item + 1] += row_offsets[item]
-    documents = np.empty(len(items), dtype=np.uint32)
     free = row_offsets[:-1].copy()
     for document in range(len(offsets) - 1):
-        for item in items[offsets[document] : offsets[document + 1]]:
+        for place in range(offsets[document], offsets[document + 1]):
+            item = items[place]
             documents[free[item]] = document
             free[item] += 1
-    return row_offsets, documents
 
 
-def pair_counts(blocks: list[Block], first: int, last: int, n_items: int) -> npt.NDArray[np.uint32]:
-    """Counts of the pairs (i, j), first <= i < last, i < j, over all blocks.
+class PopcountBand:
+    """Counts of the pairs (i, j), first <= i < last, i < j, by positional popcount.
 
-    Returns uint32 [last - first, K - first]; entry [i - first, j - first] is the number of
-    documents with both, 0 where j <= i. At most 2**32 - 1 documents in all.
+    Takes time Σ doc_freq(j) · (rows / 512) over all j. Kept transposed, because the kernel fills
+    512 neighbouring counts of one item at a time. `memory` (uint32 [band_cells]) is used for it
+    where given: fresh memory costs more than counting little.
     """
-    if has_popcount():
-        return popcount_pairs(blocks, first, last, n_items)
-    return gather_pairs(blocks, first, last, n_items)
+
+    def __init__(
+        self, first: int, last: int, n_items: int, memory: npt.NDArray[np.uint32] | None = None
+    ) -> None:
+        self.first, self.last = first, last
+        shape = n_items - first, -(-(last - first) // TILE) * TILE
+        if memory is None:
+            memory = np.empty(shape[0] * shape[1], dtype=np.uint32)
+        self._transposed = memory[: shape[0] * shape[1]].reshape(shape)
+        self._transposed[:] = 0
+
+    def add(self, block: Block) -> None:
+        """Add a block's documents; at most 2**32 - 1 in all."""
+        rows = _bit_rows(max(block.n_documents + 1, 1 << 16))
+        planes = aligned_rows(2 * LEVELS)
+        add_popcounts(*block, self.first, self.last, self._transposed, rows, planes)
+
+    def counts(self, memory: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+        """The counts so far, uint32 [last - first, K - first].
+
+        Entry [i - first, j - first] is the number of documents with both, 0 where j <= i.
+        """
+        shape = self.last - self.first, len(self._transposed)
+        if memory is None:
+            memory = np.empty(shape[0] * shape[1], dtype=np.uint32)
+        counts = memory[: shape[0] * shape[1]].reshape(shape)
+        _upper_triangle(self._transposed, counts)
+        return counts
 
 
-def popcount_pairs(
-    blocks: list[Block], first: int, last: int, n_items: int
-) -> npt.NDArray[np.uint32]:
-    """`pair_counts` by positional popcount, in time Σ doc_freq(j) · (rows / 512) for each j."""
-    n_tiles = -(-(last - first) // TILE)
-    # Transposed: the kernel fills 512 neighbouring counts of one item at a time.
-    transposed = np.zeros((n_items - first, n_tiles * TILE), dtype=np.uint32)
-    for block in blocks:
-        n_docs = len(block.offsets) - 1
-        add_popcounts(block.row_offsets, block.documents, n_docs, first, last, transposed)
-    return _upper_triangle(transposed, last - first)
+@functools.lru_cache(maxsize=1)
+def _bit_rows(n_rows: int) -> npt.NDArray[np.uint64]:
+    return aligned_rows(n_rows)
 
 
 @kernel
-def _upper_triangle(transposed: npt.NDArray[np.uint32], n_rows: int) -> npt.NDArray[np.uint32]:
-    """The transpose's first `n_rows` rows, 0 on and below the diagonal, by blocks for the cache."""
-    n_columns = transposed.shape[0]
-    counts = np.empty((n_rows, n_columns), dtype=np.uint32)
-    for top in range(0, n_rows, TRANSPOSE_BLOCK):
-        for left in range(0, n_columns, TRANSPOSE_BLOCK):
-            for i in range(top, min(top + TRANSPOSE_BLOCK, n_rows)):
-                for j in range(left, min(left + TRANSPOSE_BLOCK, n_columns)):
-                    counts[i, j] = transposed[j, i] if j > i else np.uint32(0)
-    return counts
+def _upper_triangle(transposed: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint32]) -> None:
+    """Fill in `counts` with the transpose, 0 on and below the diagonal, by blocks for the cache."""
+    n_rows, n_columns = counts.shape
+    for left in range(0, n_columns, TRANSPOSE_BLOCK):
+        right = min(left + TRANSPOSE_BLOCK, n_columns)
+        for i in range(min(left, n_rows)):
+            for j in range(left, right):
+                counts[i, j] = transposed[j, i]
+        for i in range(left, n_rows):
+            for j in range(left, right):
+                counts[i, j] = transposed[j, i] if j > i else np.uint32(0)
 
 
-def gather_pairs(
-    blocks: list[Block], first: int, last: int, n_items: int
+class GatherBand:
+    """What PopcountBand counts, by row gather, the readable reference: one addition a pair."""
+
+    def __init__(
+        self, first: int, last: int, n_items: int, memory: npt.NDArray[np.uint32] | None = None
+    ) -> None:
+        self.first = first
+        self._counts = np.zeros((last - first, n_items - first), dtype=np.uint32)
+
+    def add(self, block: Block) -> None:
+        """Add a block's documents; at most 2**32 - 1 in all."""
+        _add_gathered(*block, self.first, self._counts)
+
+    def counts(self, memory: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+        """The counts so far, as PopcountBand's."""
+        return self._counts
+
+
+def band_counter() -> type[PopcountBand] | type[GatherBand]:
+    """The fastest way to count a band that works here."""
+    return PopcountBand if has_popcount() else GatherBand
+
+
+def pair_counts(
+    blocks: Iterable[Block],
+    first: int,
+    last: int,
+    n_items: int,
+    way: type[PopcountBand] | type[GatherBand] | None = None,
 ) -> npt.NDArray[np.uint32]:
-    """`pair_counts` by row gather, the readable reference: one addition for each pair."""
-    counts = np.zeros((last - first, n_items - first), dtype=np.uint32)
+    """Counts of the pairs (i, j), first <= i < last, i < j, over all blocks (see PopcountBand)."""
+    counter = (way or band_counter())(first, last, n_items)
     for block in blocks:
-        _add_gathered(*block, first, counts)
-    return counts
+        counter.add(block)
+    return counter.counts()
 
 
 @kernel
 def _add_gathered(
-    items: npt.NDArray[np.uint16 | np.uint32],
-    offsets: npt.NDArray[np.int64],
     row_offsets: npt.NDArray[np.int64],
-    documents: npt.NDArray[np.uint32],
+    documents: npt.NDArray[np.uint16 | np.uint32],
+    n_documents: int,
     first: int,
     counts: npt.NDArray[np.uint32],
 ) -> None:
-    n_items = first + counts.shape[1]
-    row = np.zeros(n_items, dtype=np.uint32)
-    for i in range(first, first + counts.shape[0]):
-        row[:] = 0
+    # The documents' items again, ascending: the index turned back.
+    offsets = np.zeros(n_documents + 1, dtype=np.int64)
+    for document in documents[row_offsets[first] :]:
+        offsets[np.int64(document) + 1] += 1
+    for document in range(n_documents):
+        offsets[document + 1] += offsets[document]
+    items = np.empty(offsets[n_documents], dtype=np.uint32)
+    # Where a document's items above i begin: filled from the last item on, so that they ascend.
+    above = offsets[1:].copy()
+    for i in range(first + counts.shape[1] - 1, first - 1, -1):
         for document in documents[row_offsets[i] : row_offsets[i + 1]]:
-            for j in items[offsets[document] : offsets[document + 1]]:
-                row[j] += np.uint32(1)
-        counts[i - first, i + 1 - first :] += row[i + 1 :]
+            if i < first + counts.shape[0]:
+                for j in items[above[document] : offsets[np.int64(document) + 1]]:
+                    counts[i - first, np.int64(j) - first] += np.uint32(1)
+            above[document] -= 1
+            items[above[document]] = i
 
 
 @functools.cache
@@ -221,11 +291,11 @@ def has_popcount() -> bool:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     blocks = [index_block(items, offsets, n_items)]
     try:
-        found = popcount_pairs(blocks, 0, n_items, n_items)
+        found = pair_counts(blocks, 0, n_items, n_items, PopcountBand)
     except (NumbaError, RuntimeError, TypeError) as error:
         log.warning("pairs are counted by row gather: popcount does not compile (%s)", error)
         return False
-    if np.array_equal(found, gather_pairs(blocks, 0, n_items, n_items)):
+    if np.array_equal(found, pair_counts(blocks, 0, n_items, n_items, GatherBand)):
         return True
     log.warning("pairs are counted by row gather: popcount counts a sample wrongly")
     return False

@@ -19,7 +19,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from mining import count
+from mining import count, pair_bands
 from mining.common.errors import InputError, MismatchError
 from mining.common.shards import SCHEMA, ShardInfo, write_shard, write_table
 from mining.common.stage import begin, read_manifest
@@ -114,7 +114,7 @@ def test_counts_equal_those_of_scikit_learn(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, top_items: int, rows: int
 ) -> None:
     monkeypatch.setattr(cooccurrence, "band_rows", lambda n_items: rows)
-    monkeypatch.setattr(count, "BLOCK_POSTINGS", 50)  # several blocks a task
+    monkeypatch.setattr(pair_bands, "block_documents", lambda n_items: 7)  # several blocks a task
     documents = random_documents(90, 62)
     tokens = make_shards(tmp_path / "tokenize", documents, tokenizer, 3)
     run_count(CountSettings(top_items=top_items), tmp_path / "out", tokens, tokenizer, ONE)
@@ -209,7 +209,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
             raise KeyboardInterrupt
         real(rank, *args, **names)
 
-    for step in ("_count_frequencies", "_count_pairs", "_merge_pairs"):
+    for step in ("_count_frequencies", "index_documents", "write_bands"):
         real = getattr(count, step)
         reached.clear()
         with monkeypatch.context() as patch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,12 +13,13 @@ from hypothesis import strategies as st
 from mining.kernels.cooccurrence import (
     NOT_AN_ITEM,
     Block,
+    GatherBand,
+    PopcountBand,
     add_document_frequencies,
     bands,
-    gather_pairs,
     has_popcount,
     index_block,
-    popcount_pairs,
+    pair_counts,
     unique_items,
 )
 
@@ -69,8 +69,8 @@ def test_unique_items(documents: list[list[int]], data: st.DataObject) -> None:
     assert found == [list(dict.fromkeys(d)) for d in mapped]
 
 
-CountPairs = Callable[[list[Block], int, int, int], np.ndarray]
-WAYS = pytest.mark.parametrize("count", [popcount_pairs, gather_pairs])
+Way = type[PopcountBand] | type[GatherBand]
+WAYS = pytest.mark.parametrize("way", [PopcountBand, GatherBand])
 
 
 def blocks_of(documents: list[list[int]], n_items: int, n_blocks: int) -> list[Block]:
@@ -81,7 +81,7 @@ def blocks_of(documents: list[list[int]], n_items: int, n_blocks: int) -> list[B
 @WAYS
 @quick
 @given(st.integers(1, 1100), st.integers(1, 3), st.data())
-def test_pair_counts(count: CountPairs, n_items: int, n_blocks: int, data: st.DataObject) -> None:
+def test_pair_counts(way: Way, n_items: int, n_blocks: int, data: st.DataObject) -> None:
     """Empty documents, full ones, one item, tiles begun and left half, several blocks and bands."""
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
     sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 30, 1100]), max_size=40))
@@ -94,7 +94,7 @@ def test_pair_counts(count: CountPairs, n_items: int, n_blocks: int, data: st.Da
     cut = data.draw(st.integers(0, n_items))
     for start, end in [(0, cut), (cut, n_items)]:
         if start < end:
-            counts = count(blocks, start, end, n_items)
+            counts = pair_counts(blocks, start, end, n_items, way)
             assert counts.dtype == np.uint32
             assert (counts == expected[start:end, start:]).all()
 
@@ -102,10 +102,10 @@ def test_pair_counts(count: CountPairs, n_items: int, n_blocks: int, data: st.Da
 @WAYS
 @quick
 @given(DOCUMENTS)
-def test_pair_counts_of_few_items(count: CountPairs, documents: list[list[int]]) -> None:
+def test_pair_counts_of_few_items(way: Way, documents: list[list[int]]) -> None:
     unique = [list(dict.fromkeys(d)) for d in documents]
     expected = brute_pairs(unique)
-    counts = count(blocks_of(unique, N_IDS, 1), 0, N_IDS, N_IDS)
+    counts = pair_counts(blocks_of(unique, N_IDS, 1), 0, N_IDS, N_IDS, way)
     for i, j in np.ndindex(N_IDS, N_IDS):
         assert counts[i, j] == (expected[i, j] if j > i else 0)
 
@@ -115,7 +115,7 @@ def test_vertical_counters_carry(n_documents: int) -> None:
     """Counts just below and above each power of two that a bit plane stands for."""
     items = np.tile(np.array([1, 0], dtype=np.uint32), n_documents)
     offsets = np.arange(n_documents + 1, dtype=np.int64) * 2
-    counts = popcount_pairs([index_block(items, offsets, 2)], 0, 2, 2)
+    counts = pair_counts([index_block(items, offsets, 2)], 0, 2, 2, PopcountBand)
     assert counts.tolist() == [[0, n_documents], [0, 0]]
 
 
@@ -124,20 +124,23 @@ def test_vertical_counters_carry(n_documents: int) -> None:
 def test_index_lists_every_document(documents: list[list[int]]) -> None:
     unique = [list(dict.fromkeys(d)) for d in documents]
     block = index_block(*flatten(unique), N_IDS)
-    assert block.items.dtype == np.uint16
+    assert block.documents.dtype == np.uint16
     for item in range(N_IDS):
         rows = slice(block.row_offsets[item], block.row_offsets[item + 1])
         found = block.documents[rows].tolist()
         assert found == [number for number, d in enumerate(unique) if item in d]
 
 
-def test_many_items_need_wide_numbers() -> None:
-    n_items = (1 << 16) + 1
-    items = np.array([n_items - 1, 3], dtype=np.uint32)
-    block = index_block(items, np.array([0, 2], dtype=np.int64), n_items)
-    assert block.items.dtype == np.uint32
-    for count in (popcount_pairs, gather_pairs):
-        assert count([block], 3, 4, n_items)[0, -1] == 1
+@WAYS
+@pytest.mark.parametrize(("n_items", "n_documents"), [((1 << 16) + 1, 1), (4, 1 << 16)])
+def test_wide_numbers(way: Way, n_items: int, n_documents: int) -> None:
+    """Items that do not fit 16 bits, and as many documents."""
+    items = np.tile(np.array([n_items - 1, 3 % (n_items - 1)], dtype=np.uint32), n_documents)
+    offsets = 2 * np.arange(n_documents + 1, dtype=np.int64)
+    block = index_block(items, offsets, n_items)
+    assert block.documents.dtype == (np.uint16 if n_documents == 1 else np.uint32)
+    first = 3 % (n_items - 1)
+    assert pair_counts([block], first, first + 1, n_items, way)[0, -1] == n_documents
 
 
 def test_popcount_is_what_counts_here() -> None:
