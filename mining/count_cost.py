@@ -42,8 +42,8 @@ from mining.pieces import count_tokens
 SAMPLE_TOKENS = 4_000_000
 SAMPLE_PIECES = 16
 RANK_CLASSES = 256
-# Starting a pool of worker processes, three times; a single worker needs none.
-POOL_SECONDS = 3 * 2.0
+# Three times: starting tasks, and a pool of processes where there is more than one worker.
+START_SECONDS, POOL_SECONDS = 3 * 0.2, 3 * 1.5
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Wall-clock time; tasks share the work evenly."""
-        pools = POOL_SECONDS if self.workers > 1 else 0.0
-        return pools + sum(self.rates.seconds(self.work).values()) / self.workers
+        fixed = START_SECONDS + (POOL_SECONDS if self.workers > 1 else 0.0)
+        return fixed + sum(self.rates.seconds(self.work).values()) / self.workers
 
     @property
     def index_bytes(self) -> float:
