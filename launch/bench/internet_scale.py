@@ -44,18 +44,23 @@ def describe(cluster: Cluster, rates: Rates) -> list[str]:
     work = work_of(postings * share / share.sum(), documents, tokens, triangle_pairs)
     parts = rates.seconds(work)
     cores = cluster.nodes * cluster.cores
-    core_seconds = sum(parts.values())
-    compute = core_seconds / cores / cluster.parallel
+    n_bands = len(bands(cluster.top_items))
     filesystem = cluster.nodes * cluster.filesystem_bytes
     shards = cluster.shard_bytes_per_token * tokens
     index = 2 * postings
-    reading = 2 * shards / filesystem
-    # Read by the bands of one task at a time: what an item below the first of them costs is left.
+    # A band reads the postings of its items and all later ones.
     again = work.row_additions / work.postings
-    n_bands = len(bands(cluster.top_items))
-    shuffle = index * (1 + again)
-    sums = 4.0 * band_cells(cluster.top_items) * n_bands / 2 * cluster.nodes
-    hours = max(compute, reading + shuffle / filesystem) / 3600
+    # One core a band; the first band adds every posting's row once.
+    by_band = [parts[name] for name in ("rows", "cells", "transpose", "write")]
+    slowest = max(rates.rows * postings, sum(by_band) / min(cores, n_bands)) / cluster.parallel
+    by_document = sum(parts.values()) - parts["transpose"] - parts["write"]
+    mapping = (sum(parts.values()) - sum(by_band)) / cores / cluster.parallel
+    sums = 2.0 * cluster.top_items**2 * cores
+    slurm = max(mapping, 2 * shards / filesystem) + max(slowest, index * (1 + again) / filesystem)
+    spark = max(by_document / cores / cluster.parallel, 2 * shards / filesystem)
+    spark += 2 * sums / filesystem + (parts["transpose"] + parts["write"]) / n_bands
+    price = cores * cluster.dollars_per_core_hour / 3600
+    terabyte = 1e12
     rows = [
         ("tokens", f"{tokens:.3g}", "text / bytes a token"),
         ("documents", f"{documents:.3g}", "tokens / mean document"),
@@ -63,22 +68,24 @@ def describe(cluster: Cluster, rates: Rates) -> list[str]:
         ("pairs of items in documents", f"{documents * cluster.different_items**2 / 2:.3g}",
          "documents x different items^2 / 2"),
         *((f"core seconds: {part}", f"{took:.3g}", "rate x work") for part, took in parts.items()),
-        ("core hours", f"{core_seconds / 3600:.4g}", "sum / 3600"),
-        ("compute", f"{compute:.3g} s", f"/ {cores} cores / {cluster.parallel} of a core's rate"),
-        ("shards read twice", f"{reading:.3g} s",
-         f"2 x {shards / 1e12:.3g} TB / {filesystem / 1e9:.0f} GB/s"),
-        ("index", f"{index / 1e12:.3g} TB", "2 bytes x postings"),
-        ("index read again", f"{again:.3g} times", "row additions / postings, a band at a time"),
-        ("moved, local and Slurm", f"{shuffle / 1e12:.3g} TB, {shuffle / filesystem:.3g} s",
-         "index written, and read by the bands"),
-        ("moved, sums of a node", f"{sums / 1e12:.3g} TB, {sums / filesystem:.3g} s",
-         "4 bytes x K^2 / 2 x nodes: one share a node, as with Spark"),
+        ("core hours", f"{sum(parts.values()) / 3600:.4g}", "sum / 3600"),
+        ("reading the shards twice", f"{2 * shards / filesystem:.3g} s",
+         f"2 x {shards / terabyte:.3g} TB / {filesystem / 1e9:.0f} GB/s"),
+        ("index", f"{index / terabyte:.3g} TB", "2 bytes x postings"),
+        ("Slurm: documents to index", f"{mapping:.3g} s", f"/ {cores} cores / {cluster.parallel}"),
+        ("Slurm: bands", f"{slowest:.3g} s",
+         f"at most {n_bands} tasks, the first of them adds every posting"),
+        ("Slurm: moved", f"{index * (1 + again) / terabyte:.3g} TB",
+         f"index x (1 + {again:.3g}): written once, read by the bands"),
+        ("Slurm: time and cost", f"{slurm / 3600:.2g} h, ${slurm * price:.3g}",
+         "of each part the longer of computing and moving"),
+        ("Spark: moved", f"{sums / terabyte:.3g} TB", "4 bytes x K^2 / 2 x cores, twice"),
+        ("Spark: time and cost", f"{spark / 3600:.2g} h, ${spark * price:.3g}",
+         "a share a core; sums written and read"),
         ("memory of a task", f"{8 * band_cells(cluster.top_items) / 1e6:.0f} MB and the code",
          "two bands of 512 rows"),
-        ("output", f"{rates.pair_bytes * triangle_pairs / 1e9:.3g} GB", "bytes a pair x K^2 / 2"),
-        ("time", f"{hours:.3g} h", "the longer of computing and moving"),
-        ("cost", f"${hours * cores * cluster.dollars_per_core_hour:.4g}",
-         f"cores x hours x ${cluster.dollars_per_core_hour}"),
+        ("output", f"{rates.pair_bytes * triangle_pairs / 1e9:.3g} GB",
+         "bytes a pair x K^2 / 2: every pair occurs"),
     ]  # fmt: skip
     head = ["| quantity | value | how |", "| --- | --: | --- |"]
     return head + [f"| {name} | {value} | {how} |" for name, value, how in rows]
