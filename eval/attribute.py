@@ -103,7 +103,7 @@ def join_items(
     settings: AttributeSettings, trace: Path, evaluate: Path, words: Path
 ) -> list[dict[str, Any]]:
     """Rows of ITEM_SCHEMA: traced items whose pair has counts; score is null where unscored."""
-    column = "behaviour" if settings.rule == "winner" else "behaviour_any"
+    column = "behaviour" if settings.rule == "trace" else f"behaviour_{settings.rule}"
     columns = [*KEYS, "source", "target", column]
     traced = pq.read_table(trace / "items.parquet", columns=columns).to_pylist()
     scores = _by_key(evaluate / "items.parquet", ["score", "correct"])

@@ -293,14 +293,18 @@ class Plan:
             from eval.trace import run_trace
 
             settings = self.config.trace
-            words = self.folder("words")
             run_trace(
                 dataclasses.replace(settings, revision=model.revision or settings.revision),
-                out, model.source, self.task,
-                words if (words / MANIFEST).is_file() else None, self.config.seed,
+                out, model.source, self.task, self._finished("words"), self.config.seed,
+                count=self._finished("count"),
             )  # fmt: skip
 
         return run
+
+    def _finished(self, stage: str) -> Path | None:
+        """A stage's folder where it is done: people trace models without a corpus too."""
+        folder = self.folder(stage)
+        return folder if (folder / MANIFEST).is_file() else None
 
     def _attribute(self) -> Iterator[Job]:
         for model in self.models(snapshots=False):

@@ -350,7 +350,7 @@ def test_attribute_joins_and_is_deterministic(world: World) -> None:
         expected = sum(np.log(1 + 10 - rank) for rank in range(1, 6))
         assert row["pivot_contribution"] == pytest.approx(expected)
     summary = read_json(outs[0] / "summary.json")
-    assert (summary["arm"], summary["rule"], summary["n_items"]) == ("pivot", "winner", len(rows))
+    assert (summary["arm"], summary["rule"], summary["n_items"]) == ("pivot", "trace", len(rows))
     # Every pair has the same contribution here, so the two-variable fit has no answer.
     assert summary["fit"]["r2"]["value"] is None
     assert summary["line"]["direct"]["value"] is not None
