@@ -28,7 +28,7 @@ RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "attribute")
+SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "intervene", "attribute")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ReportInputs:
     evaluate: Mapping[RunKey, Path] = field(default_factory=dict)
     sentences: Mapping[RunKey, Path] = field(default_factory=dict)
     trace: Mapping[RunKey, Path] = field(default_factory=dict)
+    intervene: Mapping[RunKey, Path] = field(default_factory=dict)
     attribute: Mapping[RunKey, Path] = field(default_factory=dict)
     compare: Path | None = None
 
