@@ -79,7 +79,8 @@ def orthonormal(directions: Tensor) -> Tensor:
     """
     _, size, right = torch.linalg.svd(directions.float(), full_matrices=False)
     present = size > RELATIVE_RANK * size.amax(dim=1, keepdim=True).clamp_min(1e-30)
-    return (right * present.unsqueeze(2)).transpose(1, 2)
+    basis: Tensor = (right * present.unsqueeze(2)).transpose(1, 2)
+    return basis
 
 
 def token_directions(parts: LensParts, tokens: Tensor, width: int) -> Tensor:

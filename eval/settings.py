@@ -198,12 +198,14 @@ class AttributeSettings:
     Attributes:
         rule: the classification used: winner, any (see trace.rule), or trace, the trace's own.
         pivots: pivots of a pair that its pivot contribution sums over, the strongest; null for all.
+        bands: lower edges of the bands of joint document frequency, beside 0, for the calibration.
         bootstrap_samples: samples of concepts that the intervals come from.
         confidence: level of the intervals.
     """
 
     rule: Literal["trace", "winner", "any"] = "trace"
     pivots: int | None = None
+    bands: tuple[int, ...] = (1, 3, 10, 30, 100)
     bootstrap_samples: int = 1000
     confidence: float = 0.95
 
@@ -211,4 +213,6 @@ class AttributeSettings:
         check_setting(
             self, "pivots", self.pivots is None or self.pivots >= 1, "at least 1, or null"
         )
+        rising = all(low < high for low, high in itertools.pairwise((0, *self.bands)))
+        check_setting(self, "bands", rising, "rising numbers from 1")
         _check_intervals(self)
