@@ -11,6 +11,7 @@ condition), `patching.parquet` (one per item and layer) and `summary.json`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def run_intervene(
         return
     traced = read_manifest(trace, "trace")
     for name in ("model", "task"):
-        found = {f"{trace}": str(traced.inputs[name]), f"{name}": str(run.inputs[name])}
-        require_same(f"the {name}", found)
+        found = {f"{trace}": traced.inputs[name], f"this {name}": run.inputs[name]}
+        require_same(f"the {name}", {k: json.dumps(v, sort_keys=True) for k, v in found.items()})
     name = model_name(model, settings.revision, label)
     loaded = load_model(model, settings.revision, settings.device, settings.dtype, name)
     if words is not None:

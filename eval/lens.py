@@ -84,6 +84,7 @@ def block_states(
     return states
 
 
+@torch.inference_mode()
 def read_layers(
     model: LanguageModel,
     parts: LensParts,
@@ -125,7 +126,6 @@ class _Wanted:
     vocabularies: Tensor | None
 
 
-@torch.inference_mode()
 def decode(
     model: LanguageModel, parts: LensParts, states: Sequence[Tensor], wanted: _Wanted, top_k: int
 ) -> list[LayerReadings]:

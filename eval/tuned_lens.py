@@ -7,6 +7,7 @@ the KL divergence from the model's own output as loss. The last layer needs none
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,9 @@ def untrained(n_layers: int, width: int, device: torch.device) -> Translators:
 def save_translators(path: Path, found: Translators, model: str, kl: Sequence[float]) -> None:
     """Write them as safetensors, with the model's content hash and the KL of each layer."""
     tensors = {"weights": found.weights.detach().cpu(), "biases": found.biases.detach().cpu()}
-    metadata = {"format": FORMAT, "model": model, "kl": " ".join(f"{v:.6g}" for v in kl)}
-    write_bytes(path, save(tensors, metadata))
+    # One entry, as the library writes several in an order that changes from run to run.
+    about = {"format": FORMAT, "model": model, "kl": list(kl)}
+    write_bytes(path, save(tensors, {"about": json.dumps(about)}))
 
 
 def read_translators(path: Path, model: str, device: torch.device) -> Translators:
@@ -61,15 +63,15 @@ def read_translators(path: Path, model: str, device: torch.device) -> Translator
         raise InputError(f"{path}: no such file; train the lens with trace.tuned_text first")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"{path}: format {metadata.get('format')}, expected {FORMAT}")
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            if about.get("format") != FORMAT:
+                raise InputError(f"{path}: format {about.get('format')}, expected {FORMAT}")
             tensors = {name: file.get_tensor(name) for name in ("weights", "biases")}
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata["model"] != model:
+    if about["model"] != model:
         raise MismatchError(
-            f"{path}: was trained on another model (content {metadata['model'][:12]}, this one has "
+            f"{path}: was trained on another model (content {about['model'][:12]}, this one has "
             f"{model[:12]}); train it anew with trace.tuned_text"
         )
     return Translators(tensors["weights"].to(device), tensors["biases"].to(device))
