@@ -50,14 +50,14 @@ def heatmap_figure(rows: pd.DataFrame, behaviour: str) -> MatrixChart | None:
         name=f"heatmap-{behaviour}",
         alt=f"Most probable token by layer and position, an item with {behaviour} behaviour",
         rows=tuple(str(layer) for layer in layers),
-        columns=tuple(str(cell["token"]) for cell in grid[0]),
+        columns=tuple(_shown(cell["token"]) for cell in grid[0]),
         row_label="layer",
         column_label="token of the prompt; the last one predicts the answer",
         panels=(
             MatrixPanel(
                 f"{first['source']} \u2192 {first['target']}: {behaviour}",
                 [[float(cell["top_prob"]) for cell in row] for row in grid],
-                [[visible(str(c["top_token"]).strip(), CELL_CHARACTERS) for c in r] for r in grid],
+                [[visible(_shown(c["top_token"]), CELL_CHARACTERS) for c in r] for r in grid],
                 [[_cell_hover(cell) for cell in row] for row in grid],
             ),
         ),
@@ -66,10 +66,16 @@ def heatmap_figure(rows: pd.DataFrame, behaviour: str) -> MatrixChart | None:
     )
 
 
+def _shown(token: Any) -> str:
+    """A token without the space before it; white space by itself as signs that can be seen."""
+    text = str(token)
+    return text.strip() or text.replace("\n", "\u21b5").replace(" ", "\u2423")
+
+
 def _cell_hover(cell: Record) -> str:
     return hover(
-        ("", f"{cell['token']}, layer {cell['layer']}"),
-        ("most probable", cell["top_token"]),
+        ("", f"{_shown(cell['token'])}, layer {cell['layer']}"),
+        ("most probable", _shown(cell["top_token"])),
         ("probability", percent(cell["top_prob"])),
         ("of the answer", percent(cell["p_answer"])),
     )
@@ -152,8 +158,18 @@ def ablation_figure(interventions: Mapping[RunKey, Record]) -> BarChart | None:
         alt="Drop of the answer's probability when directions are removed",
         rows=rows,
         panels=tuple(panels),
-        axis=Axis("drop of P(answer)"),
+        axis=Axis("drop of P(answer)", limits=_common_limits(panels)),
     )
+
+
+def _common_limits(panels: Sequence[BarPanel]) -> tuple[float, float]:
+    """Around all bars and intervals, and 0: bars of different models are compared."""
+    ends = [0.0]
+    for panel in panels:
+        for stack in panel.stacks:
+            ends += [*stack.values, *(v for _, low, high in stack.intervals() for v in (low, high))]
+    margin = 0.05 * (max(ends) - min(ends)) or 0.01
+    return min(ends) - margin, max(ends) + margin
 
 
 def _drop_hover(row: str, record: Record | None, n: int) -> str:
