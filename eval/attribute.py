@@ -5,6 +5,7 @@ Writes `items.parquet` (trace, evaluation and counts joined), `roc.parquet` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from eval.attribution import (
     roc_points,
 )
 from eval.behaviour import BEHAVIOURS
+from eval.prediction import calibration_table, held_out_table, partial_table
 from eval.settings import AttributeSettings
 from eval.stats import Bootstrap, Floats
+from eval.thresholds import classes_at, top_tokens
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json
 from mining.common.logs import log
@@ -74,7 +77,8 @@ def run_attribute(
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
     evaluated = read_json(evaluate / "summary.json")
     summary = {key: evaluated[key] for key in ("model", "arm", "seed")}
-    summary |= {"rule": settings.rule, **summarise(data, bootstrap)}
+    summary |= {"rule": settings.rule, **summarise(data, settings.bands, bootstrap)}
+    summary["thresholds"] = auc_by_threshold(trace, rows, bootstrap)
     write_json(run.out / "summary.json", summary)
     auc = summary["auc"]["pair"]["mean"]
     told = auc["reason"] if auc["value"] is None else format(auc["value"], ".3f")
@@ -83,10 +87,14 @@ def run_attribute(
     run.finish({"items": len(rows), "without_counts": traced - len(rows)})
 
 
-def summarise(data: Observations, bootstrap: Bootstrap) -> dict[str, Any]:
-    """All statistics: AUC and correlations of each frequency, the one- and two-variable fits."""
+def summarise(data: Observations, bands: Sequence[int], bootstrap: Bootstrap) -> dict[str, Any]:
+    """All statistics: AUC and correlations of each frequency, fits, partial correlations, bands.
+
+    `held_out` predicts the score of each direction from the corpus alone.
+    """
     direct = data.log_freq["pair"]
-    both = {"direct": direct, "pivot_contribution": data.pivot_contribution}
+    pivots = data.pivot_contribution
+    both = {"direct": direct, "pivot_contribution": pivots}
     return {
         "n_items": len(data),
         "n_scored": len(data.scored()),
@@ -96,14 +104,41 @@ def summarise(data: Observations, bootstrap: Bootstrap) -> dict[str, Any]:
         "correlation": {name: correlation_table(data, name, bootstrap) for name in PREDICTORS},
         "line": fit_table(data, {"direct": direct}, bootstrap),
         "fit": fit_table(data, both, bootstrap),
+        "partial": partial_table(data, bootstrap),
+        "calibration": calibration_table(data, bands, bootstrap),
+        "held_out": held_out_table(data, {**data.log_freq, "pivots": pivots}, bootstrap),
     }
+
+
+def auc_by_threshold(
+    trace: Path, rows: Sequence[Mapping[str, Any]], bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """The mean AUC of pair frequency under either rule, at each of the trace's thresholds.
+
+    Under the rule winner, a threshold leaves out the items whose winning token is less probable.
+    """
+    items = pq.read_table(trace / "items.parquet")
+    layers = pq.read_table(trace / "layers.parquet", columns=["layer", "top_word", "top_probs"])
+    top = top_tokens(items, layers)
+    keys = list(zip(*(items.column(name).to_pylist() for name in KEYS), strict=True))
+    thresholds = read_manifest(trace, "trace").settings["thresholds"]
+    found = []
+    for rule, cuts in (("winner", (0.0, *thresholds)), ("any", thresholds)):
+        for cut in cuts:
+            kinds = dict(zip(keys, classes_at(top, rule, cut).tolist(), strict=True))
+            known = [{**row, "behaviour": kinds[_key(row)]} for row in rows if kinds[_key(row)]]
+            record: dict[str, Any] = {"rule": rule, "threshold": cut, "n": len(known)}
+            if known:
+                record["auc"] = auc_table(observations(known), "pair", bootstrap)["mean"]
+            found.append(record)
+    return found
 
 
 def join_items(
     settings: AttributeSettings, trace: Path, evaluate: Path, words: Path
 ) -> list[dict[str, Any]]:
     """Rows of ITEM_SCHEMA: traced items whose pair has counts; score is null where unscored."""
-    column = "behaviour" if settings.rule == "winner" else "behaviour_any"
+    column = "behaviour" if settings.rule == "trace" else f"behaviour_{settings.rule}"
     columns = [*KEYS, "source", "target", column]
     traced = pq.read_table(trace / "items.parquet", columns=columns).to_pylist()
     scores = _by_key(evaluate / "items.parquet", ["score", "correct"])
@@ -145,7 +180,7 @@ def pivot_contributions(words: Path, limit: int | None) -> dict[Key, float]:
     return result
 
 
-def observations(rows: list[dict[str, Any]]) -> Observations:
+def observations(rows: Sequence[Mapping[str, Any]]) -> Observations:
     """The joined rows as columns."""
     return Observations(
         concept=[row["concept"] for row in rows],
@@ -165,6 +200,10 @@ def _check_same_origin(trace: Path, evaluate: Path) -> None:
                 f"{trace} and {evaluate} were made with different inputs ({name}): "
                 f"{first.inputs[name]} and {second.inputs[name]}. Run both on the same {name}"
             )
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["concept"], row["source_lang"], row["target_lang"]
 
 
 def _by_key(path: Path, columns: list[str]) -> dict[Key, dict[str, Any]]:

@@ -98,13 +98,13 @@ def auc_table(observations: Observations, predictor: str, bootstrap: Bootstrap) 
         n_direct = int((positive & (names == name)).sum())
         n_pivot = int((~positive & (names == name)).sum())
         n_defined += interval.value is not None
-        record = _explained(interval, SINGLE_CLASS).record()
+        record = explained(interval, SINGLE_CLASS).record()
         table["directions"][name] = record | {
             "n": n_direct + n_pivot,
             "n_direct": n_direct,
             "n_pivot": n_pivot,
         }
-    mean = _explained(found[0], f"{SINGLE_CLASS} in every direction").record()
+    mean = explained(found[0], f"{SINGLE_CLASS} in every direction").record()
     table["mean"] = mean | {"n": len(data), "n_directions": n_defined}
     return table
 
@@ -158,7 +158,7 @@ def correlation_table(
         else:
             found = bootstrap.intervals(every, part.concept)
         reason = "the frequency or the score is the same for all items"
-        records = [_explained(interval, reason).record() for interval in found]
+        records = [explained(interval, reason).record() for interval in found]
         table[name] = {"n": len(part), **dict(zip(statistics, records, strict=True))}
     return table
 
@@ -180,11 +180,11 @@ def fit_table(
         design = np.column_stack([values[rows] for values in columns.values()])
         found = bootstrap.intervals(lambda w: weighted_ols(design, part.score, w), part.concept)
     reason = "a predictor or the score is constant, or the predictors are collinear"
-    fitted = {k: _explained(v, reason).record() for k, v in zip(names, found, strict=True)}
+    fitted = {k: explained(v, reason).record() for k, v in zip(names, found, strict=True)}
     return {"n": len(part), **fitted}
 
 
-def _explained(interval: Interval, reason: str) -> Interval:
+def explained(interval: Interval, reason: str) -> Interval:
     """The interval, with a reason where it or its bounds are undefined."""
     if interval.reason is not None:
         return interval

@@ -119,12 +119,26 @@ class DotChart:
 
 @dataclass(frozen=True)
 class Stack:
-    """One colour of a BarChart: a value per row."""
+    """One colour of a BarChart: a value per row; `low` and `high` draw intervals at their places.
+
+    Intervals are for bars that are not stacked on others.
+    """
 
     name: str
     color: str
     values: list[float]
     hover: list[str] | None = None
+    low: list[float | None] | None = None
+    high: list[float | None] | None = None
+
+    def intervals(self) -> list[tuple[int, float, float]]:
+        """(row, low, high) of every row that has an interval."""
+        pairs = zip(self.low or [], self.high or [], strict=True)
+        return [
+            (row, low, high)
+            for row, (low, high) in enumerate(pairs)
+            if low is not None and high is not None
+        ]
 
 
 @dataclass(frozen=True)

@@ -294,6 +294,11 @@ def _bars(chart: BarChart) -> Spec:
                 "hovertext": stack.hover or "", "width": 0.72,
                 "marker": {"color": stack.color, "line": {"color": "white", "width": 1}},
             })  # fmt: skip
+            for row, low_end, high_end in stack.intervals():
+                grid.add(i, stack.name, {
+                    "type": "scatter", "mode": "lines", "x": [low_end, high_end], "y": [row, row],
+                    "line": {"color": INK, "width": 1.8}, "hoverinfo": "skip",
+                }, False)  # fmt: skip
     grid.layout["barmode"] = "stack"
     grid.labels(chart.axis.label, "")
     return grid.spec()

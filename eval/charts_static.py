@@ -254,6 +254,8 @@ def _draw_bars(chart: BarChart) -> Figure:
         for stack in panel.stacks:
             ax.barh(range(len(chart.rows)), stack.values, left=left, height=0.72,
                     color=stack.color, edgecolor="white", linewidth=0.6)  # fmt: skip
+            for row, low, high in stack.intervals():
+                ax.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt")
             left = [a + b for a, b in zip(left, stack.values, strict=True)]
             entries.setdefault(stack.name, Patch(color=stack.color))
         _scale(ax, chart.axis, "x", crowded=len(chart.panels) > 2)
@@ -266,7 +268,11 @@ def _draw_bars(chart: BarChart) -> Figure:
 
 def _cell_font(cells: list[str], width: float) -> float:
     """Points in which the longest line fits into a cell of `width` inches, at most 8.5."""
-    longest = max((len(line) for text in cells for line in text.split("\n")), default=0)
+    # Chinese and Japanese characters are about twice as wide.
+    longest = max(
+        (sum(2 if ord(c) > 0x2E7F else 1 for c in line) for t in cells for line in t.split("\n")),
+        default=0,
+    )
     # A character is about 0.65 of the font's size wide; axes and colour bar take a tenth.
     return min(8.5, 0.9 * width * 72 / (0.65 * max(1, longest)))
 

@@ -1,9 +1,10 @@
 """The logit lens: what each layer would answer if it were the last (METHOD section 2).
 
-p_l = softmax(W_U norm(h_l)) for the block outputs h_l, l = 1..L, at one position of each prompt.
+p_l = softmax(W_U norm(h_l)) for the block outputs h_l, l = 1..L, at chosen positions of a prompt.
 Block outputs are taken with hooks, since transformers' last `hidden_states` entry is normed already
-and would be normed twice. Only the one position is kept and decoded, layer by layer: memory is
-bounded by batch x vocabulary, whatever the number of layers and items.
+and would be normed twice. Only the chosen positions are kept, and they are decoded some rows at a
+time: memory is bounded by batch x layers x width and by LOGIT_BYTES, whatever the vocabulary and
+the number of items.
 """
 
 from __future__ import annotations
@@ -17,30 +18,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from eval.models import LanguageModel, probe_ids, probe_tolerance, unembed
+from eval.lens_parts import LensParts, block_output, watching
+from eval.models import LanguageModel
 from eval.scoring import backbone_inputs, pad_right
-from mining.common.errors import InputError
+from eval.tuned_lens import Translators
 
-NORM_PATHS = (
-    "norm",
-    "final_layer_norm",
-    "ln_f",
-    "final_layernorm",
-    "norm_f",
-    "final_norm",
-    "decoder.final_layer_norm",
-    "language_model.norm",
-    "decoder.norm",
-)
-BLOCK_PATHS = ("layers", "h", "blocks", "decoder.layers", "language_model.layers")
-
-
-@dataclass(frozen=True)
-class LensParts:
-    """The modules that the lens needs: the blocks in order, and the final normalisation."""
-
-    blocks: nn.ModuleList
-    norm: nn.Module
+# Of the logits decoded at a time; a few arrays of this size are at work at once. More is no faster
+# on a CPU (launch.bench.lens), where less stays in the cache.
+LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 @dataclass(frozen=True)
@@ -48,53 +33,19 @@ class LayerReadings:
     """What the lens shows at one layer for n items.
 
     `top_ids` int64 [n, k] and `top_probs` float64 [n, k] fall by probability, ties by id; `masses`
-    float64 [n, s] are the probabilities of each item's s sets of tokens; `entropy` float64 [n] is
-    in nats; `rank` int64 [n] is the 1-based rank of each item's answer token.
+    float64 [n, s] are the probabilities of each item's s sets of tokens, `vocabularies` float64
+    [n, v] those of v sets that are the same for all items; `entropy` float64 [n] is in nats; `rank`
+    int64 [n] is the 1-based rank of each item's answer token, and `answer` float64 [n] its
+    probability.
     """
 
     top_ids: npt.NDArray[np.int64]
     top_probs: npt.NDArray[np.float64]
     masses: npt.NDArray[np.float64]
+    vocabularies: npt.NDArray[np.float64]
     entropy: npt.NDArray[np.float64]
     rank: npt.NDArray[np.int64]
-
-
-def find_parts(model: LanguageModel, norm_path: str | None, blocks_path: str | None) -> LensParts:
-    """The model's blocks and final norm, by its structure or by the paths in the settings.
-
-    The parts are checked: the last block's output through norm and unembedding must be the model's
-    own logits. Raises InputError, naming the setting that helps, where they are not found or wrong.
-    """
-    net = model.net
-    blocks = _find(model, "blocks", blocks_path, BLOCK_PATHS)
-    norm = _find(model, "final_norm", norm_path, NORM_PATHS)
-    if not isinstance(blocks, nn.ModuleList):
-        raise InputError(
-            f"blocks: {blocks_path or 'the module found'} in {model.name} is a "
-            f"{type(blocks).__name__}, expected the ModuleList of the model's blocks"
-        )
-    if net.get_output_embeddings() is None:
-        raise InputError(f"{model.name}: has no output embeddings, so there is nothing to decode")
-    parts = LensParts(blocks, norm)
-    ids = probe_ids(net)
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-    states = block_states(model, parts, ids, torch.ones_like(ids), last, embeddings=False)
-    with torch.inference_mode():
-        found = unembed(net, parts.norm(states[-1]))
-        expected = net(input_ids=ids, use_cache=False).logits[:, -1].float()
-    if expected.isnan().any():
-        raise InputError(
-            f"{model.name}: its logits are not numbers; the weights hold values that are not "
-            "finite, or the dtype is too small for the model: try float32"
-        )
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=0, atol=probe_tolerance(net)
-    ):
-        raise InputError(
-            f"{model.name}: the lens at the last layer does not give the model's own logits; name "
-            "the right modules in the settings final_norm and blocks"
-        )
-    return parts
+    answer: npt.NDArray[np.float64]
 
 
 @torch.inference_mode()
@@ -106,12 +57,15 @@ def block_states(
     positions: Tensor,
     embeddings: bool,
 ) -> list[Tensor]:
-    """Residual streams [n, width] at one position of each row: one tensor per block, in order.
+    """Residual streams at chosen positions of each row: one tensor per block, in order.
 
-    With `embeddings`, the first block's input comes first. `ids` and `mask` are [n, length],
-    `positions` [n]. Hooks are removed whatever happens.
+    `ids` and `mask` are [n, length]; `positions` int64 [n] gives states [n, width], or [n, p] gives
+    [n, p, width]. With `embeddings`, the first block's input comes first. Hooks are removed
+    whatever happens.
     """
     rows = torch.arange(len(ids), device=ids.device)
+    if positions.dim() == 2:
+        rows = rows.unsqueeze(1)
     states: list[Tensor] = []
 
     def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -119,21 +73,18 @@ def block_states(
         states.append(hidden[rows, positions])
 
     def keep_output(module: nn.Module, args: Any, output: Any) -> None:
-        hidden = output if isinstance(output, Tensor) else output[0]
-        states.append(hidden[rows, positions])
+        states.append(block_output(output)[rows, positions])
 
     hooks = [block.register_forward_hook(keep_output) for block in parts.blocks]
     if embeddings:
         hooks.append(parts.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
-    try:
+    with watching(hooks):
         order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         model.net.base_model(**backbone_inputs(model, ids, mask, order), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return states
 
 
+@torch.inference_mode()
 def read_layers(
     model: LanguageModel,
     parts: LensParts,
@@ -142,21 +93,66 @@ def read_layers(
     answers: Sequence[int],
     top_k: int,
     embeddings: bool,
+    vocabularies: Tensor | None = None,
+    translators: Translators | None = None,
 ) -> list[LayerReadings]:
     """The lens at the last token of each sequence, for every layer.
 
     `sets[i]` are item i's sets of token ids, the same number for each item; `answers[i]` is the
-    token whose rank is wanted. The first entry is layer 0 where `embeddings` are asked for.
+    token whose rank is wanted. `vocabularies` float32 [head rows, v] says by 1 or 0 which tokens
+    belong to v common sets. The first entry is layer 0 where `embeddings` are asked for.
     """
     ids, mask = pad_right(sequences, model.device)
     last = mask.sum(dim=1) - 1
     states = block_states(model, parts, ids, mask, last, embeddings)
-    wanted = torch.tensor(answers, device=model.device)
+    if translators is not None:
+        first = 0 if embeddings else 1
+        states = [translators.apply(k, state) for k, state in enumerate(states, start=first)]
     n_sets = len(sets[0])
-    members = [_padded_sets([item[s] for item in sets], model.device) for s in range(n_sets)]
-    return [
-        _read(model, parts, states[layer], members, wanted, top_k) for layer in range(len(states))
-    ]
+    wanted = _Wanted(
+        members=[_padded_sets([item[s] for item in sets], model.device) for s in range(n_sets)],
+        answers=torch.tensor(answers, device=model.device),
+        vocabularies=vocabularies,
+    )
+    return decode(model, parts, states, wanted, top_k)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked of the n items: `members` are ids int64 and presence float32, both [n, w]."""
+
+    members: Sequence[tuple[Tensor, Tensor]]
+    answers: Tensor
+    vocabularies: Tensor | None
+
+
+def decode(
+    model: LanguageModel, parts: LensParts, states: Sequence[Tensor], wanted: _Wanted, top_k: int
+) -> list[LayerReadings]:
+    """Readings of each layer's states [n, width]; the layers' rows go through the head together.
+
+    Few rows at a time would read the whole unembedding for each layer anew.
+    """
+    n = len(states[0])
+    rows = torch.cat(list(states))
+    step = rows_at_a_time(model)
+    found = [
+        _read(
+            model, parts, rows[begin : begin + step],
+            torch.arange(begin, min(begin + step, len(rows)), device=rows.device) % n,
+            wanted, top_k,
+        )
+        for begin in range(0, len(rows), step)
+    ]  # fmt: skip
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    layers = range(0, len(rows), n)
+    return [LayerReadings(*(column[k : k + n] for column in columns)) for k in layers]
+
+
+def rows_at_a_time(model: LanguageModel) -> int:
+    """Rows whose logits fit in LOGIT_BYTES."""
+    limit = LOGIT_BYTES.get(model.device.type, LOGIT_BYTES["cpu"])
+    return max(1, limit // (4 * model.n_embeddings))
 
 
 def batches_by_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
@@ -172,30 +168,42 @@ def batches_by_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> 
         yield batch
 
 
-@torch.inference_mode()
 def _read(
     model: LanguageModel,
     parts: LensParts,
     hidden: Tensor,
-    members: Sequence[tuple[Tensor, Tensor]],
-    wanted: Tensor,
+    items: Tensor,
+    wanted: _Wanted,
     top_k: int,
-) -> LayerReadings:
-    log_probs = torch.log_softmax(unembed(model.net, parts.norm(hidden)), dim=-1)
-    probs = log_probs.exp()
-    top = probs.topk(min(top_k, probs.shape[1]), dim=1)
-    masses = [(probs.gather(1, ids) * present).sum(dim=1) for ids, present in members]
-    answer = probs.gather(1, wanted.unsqueeze(1))
+) -> tuple[npt.NDArray[Any], ...]:
+    """The columns of LayerReadings for rows [m, width]; `items` int64 [m] is each row's item."""
+    logits = parts.logits(model.net, hidden)
+    total = torch.logsumexp(logits, dim=1, keepdim=True)
+    top = logits.topk(min(top_k, logits.shape[1]), dim=1)
+    answer = logits.gather(1, wanted.answers[items].unsqueeze(1))
+    rank = 1 + (logits > answer).sum(dim=1)
+    masses = [
+        ((logits.gather(1, ids[items]) - total).exp() * present[items]).sum(dim=1)
+        for ids, present in wanted.members
+    ]
+    probs = (logits - total).exp_()
+    # -sum p log p, with log p = logit - total. A probability that underflows adds 0.
+    entropy = total.squeeze(1) - torch.linalg.vecdot(probs, logits)
+    if wanted.vocabularies is None:
+        vocabularies = probs[:, :0]
+    else:
+        vocabularies = probs[:, : len(wanted.vocabularies)] @ wanted.vocabularies
     top_ids = top.indices.cpu().numpy().astype(np.int64)
-    top_probs = top.values.double().cpu().numpy()
+    top_probs = (top.values - total).exp().double().cpu().numpy()
     order = np.lexsort((top_ids, -top_probs), axis=1)
-    return LayerReadings(
-        top_ids=np.take_along_axis(top_ids, order, axis=1),
-        top_probs=np.take_along_axis(top_probs, order, axis=1),
-        masses=torch.stack(masses, dim=1).double().cpu().numpy(),
-        # A probability that underflows to 0 has a finite logarithm here, so 0 * log 0 is 0.
-        entropy=-(probs * log_probs).sum(dim=1).double().cpu().numpy(),
-        rank=1 + (probs > answer).sum(dim=1).cpu().numpy().astype(np.int64),
+    return (
+        np.take_along_axis(top_ids, order, axis=1),
+        np.take_along_axis(top_probs, order, axis=1),
+        torch.stack(masses, dim=1).double().cpu().numpy(),
+        vocabularies.double().cpu().numpy(),
+        entropy.clamp_min(0).double().cpu().numpy(),
+        rank.cpu().numpy().astype(np.int64),
+        (answer - total).squeeze(1).exp().double().cpu().numpy(),
     )
 
 
@@ -208,29 +216,3 @@ def _padded_sets(sets: Sequence[frozenset[int]], device: torch.device) -> tuple[
         ids[i, : len(members)] = sorted(members)
         present[i, : len(members)] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(present).to(device)
-
-
-def _find(model: LanguageModel, setting: str, path: str | None, known: Sequence[str]) -> nn.Module:
-    if path is not None:
-        found = _module(model.net, path)
-        if found is None:
-            children = ", ".join(name for name, _ in model.net.base_model.named_children())
-            raise InputError(
-                f"{setting}: {model.name} has no module {path!r} (its backbone holds {children})"
-            )
-        return found
-    for candidate in known:
-        if (found := _module(model.net.base_model, candidate)) is not None:
-            return found
-    children = ", ".join(name for name, _ in model.net.base_model.named_children())
-    raise InputError(
-        f"{setting}: not found in {model.name} ({type(model.net).__name__}); give its module path, "
-        f"such as 'model.norm' (the backbone holds {children})"
-    )
-
-
-def _module(root: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return root.get_submodule(path)
-    except AttributeError:
-        return None

@@ -175,13 +175,14 @@ def wrap_model(net: Any, tokenizer: Tokenizer, name: str) -> LanguageModel:
     )
 
 
-def unembed(net: Any, hidden: Tensor) -> Tensor:
+def unembed(net: Any, hidden: Tensor, head: Any = None) -> Tensor:
     """Logits float32 [..., vocabulary] of normed hidden states [..., width].
 
-    Follows the families that scale or cap their logits (Cohere, Granite, Gemma).
+    Follows the families that scale or cap their logits (Cohere, Granite, Gemma). `head` is the
+    module that makes them where it is not the model's output embeddings.
     """
     config = net.config.get_text_config()
-    logits: Tensor = net.get_output_embeddings()(hidden)
+    logits: Tensor = (head or net.get_output_embeddings())(hidden)
     scale = getattr(net, "logit_scale", None)
     if isinstance(scale, int | float):
         logits = logits * scale

@@ -13,6 +13,7 @@ from pathlib import Path
 from eval.chart_style import make_palette, warn_without_cjk_font
 from eval.figures_translation import difference_figure
 from eval.report_answer import Estimate, Verdict, verdict
+from eval.report_cause import cause_section
 from eval.report_compare import comparison_blocks
 from eval.report_corpus import (
     corpus_section,
@@ -116,7 +117,8 @@ def make_page(
             data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
         ),
         *sentences_sections(data),
-        layers_section(data, results, settings, stages.trace, figures),
+        layers_section(data, results, settings, palette, stages.trace, figures),
+        cause_section(data, palette, figures),
         attribution_section(data, results, settings, palette, figures),
         lineage_section(data, settings, stages, seed),
     )

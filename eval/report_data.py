@@ -28,7 +28,7 @@ RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
-SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "attribute")
+SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "intervene", "attribute")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ReportInputs:
     evaluate: Mapping[RunKey, Path] = field(default_factory=dict)
     sentences: Mapping[RunKey, Path] = field(default_factory=dict)
     trace: Mapping[RunKey, Path] = field(default_factory=dict)
+    intervene: Mapping[RunKey, Path] = field(default_factory=dict)
     attribute: Mapping[RunKey, Path] = field(default_factory=dict)
     compare: Path | None = None
 
@@ -116,7 +117,9 @@ class Compared:
 class RunData:
     """All that the report shows. Tables of seeded stages have the columns `arm` and `seed`.
 
-    `sentences` holds the summaries of the sentences stage by arm and seed.
+    `sentences`, `trace_summaries`, `interventions` and `attributions` hold the summaries of the
+    stages sentences, trace, intervene and attribute by arm and seed; `heatmaps` the trace's items
+    at every position.
     """
 
     manifests: dict[str, Manifest]
@@ -133,7 +136,11 @@ class RunData:
     sentences: dict[RunKey, dict[str, Any]]
     traces: pd.DataFrame
     layers: pd.DataFrame
+    heatmaps: pd.DataFrame
+    trace_summaries: dict[RunKey, dict[str, Any]]
+    interventions: dict[RunKey, dict[str, Any]]
     attribution: pd.DataFrame
+    attributions: dict[RunKey, dict[str, Any]]
     compared: Compared
 
     def seeds(self) -> list[int]:
@@ -163,15 +170,20 @@ def read_run(inputs: ReportInputs, richest: int, min_document_tokens: int) -> Ru
         mix=mix,
         metrics=read_metrics(inputs.train),
         evaluation=_stack(inputs.evaluate, "items.parquet"),
-        sentences={
-            key: read_json(folder / "summary.json")
-            for key, folder in sorted(inputs.sentences.items())
-        },
+        sentences=_summaries(inputs.sentences),
         traces=_stack(inputs.trace, "items.parquet"),
         layers=read_layers(inputs.trace),
+        heatmaps=_stack(inputs.trace, "heatmaps.parquet"),
+        trace_summaries=_summaries(inputs.trace),
+        interventions=_summaries(inputs.intervene),
         attribution=_stack(inputs.attribute, "items.parquet"),
+        attributions=_summaries(inputs.attribute),
         compared=_read_compared(inputs.compare),
     )
+
+
+def _summaries(folders: Mapping[RunKey, Path]) -> dict[RunKey, dict[str, Any]]:
+    return {key: read_json(folder / "summary.json") for key, folder in sorted(folders.items())}
 
 
 def _read_compared(folder: Path | None) -> Compared:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eval.chart_style import Palette
+from eval.charts import MatrixChart
+from eval.figures_cause import heatmap_figure, languages_figure
 from eval.figures_trace import (
     auc_figure,
     classes_figure,
@@ -13,6 +15,7 @@ from eval.figures_trace import (
     roc_figure,
     scatter_figure,
 )
+from eval.report_cause import attribution_tables, peak_table, threshold_table, tuned_note
 from eval.report_data import ITEM_KEY, RunData, RunKey, read_item_layers, records
 from eval.report_figures import FigureWriter
 from eval.report_models import NOT_RUN, estimate_text
@@ -26,10 +29,11 @@ def layers_section(
     data: RunData,
     results: Results,
     settings: ReportSettings,
+    palette: Palette,
     folders: Mapping[RunKey, Path],
     figures: FigureWriter,
 ) -> Section:
-    """What the logit lens reads, layer by layer."""
+    """What the lens reads, layer by layer."""
     traces = data.traces
     blocks: list[Block]
     if traces.empty:
@@ -55,7 +59,11 @@ def layers_section(
                 "Share of each behaviour; \u201cnone\u201d are items whose words share a token.",
                 "No item was traced.",
             ),
-            *_worked_examples(data, settings, folders),
+            *threshold_table(data),
+            *peak_table(data),
+            *tuned_note(data),
+            *_languages(data, palette, figures),
+            *_worked_examples(data, settings, folders, figures),
         ]
     return Section(
         id="layers",
@@ -71,8 +79,27 @@ def layers_section(
     )
 
 
+def _languages(data: RunData, palette: Palette, figures: FigureWriter) -> list[Block]:
+    captions = {
+        "word": "Probability of the concept\u2019s word in a language that is neither the source "
+        "nor the target, over the items that have such a language: a detour through it would show "
+        "here.",
+        "vocabulary": "Probability of all tokens that belong to a language.",
+    }
+    charts = {
+        kind: languages_figure(data.trace_summaries, kind, data.languages, palette)
+        for kind in captions
+    }
+    return [
+        figures.figure(chart, captions[kind]) for kind, chart in charts.items() if chart is not None
+    ]
+
+
 def _worked_examples(
-    data: RunData, settings: ReportSettings, folders: Mapping[RunKey, Path]
+    data: RunData,
+    settings: ReportSettings,
+    folders: Mapping[RunKey, Path],
+    figures: FigureWriter,
 ) -> list[Block]:
     keys = sorted(folders, key=lambda key: (key[0] != settings.candidate, key))
     arm, seed = keys[0]
@@ -95,6 +122,14 @@ def _worked_examples(
             Column("source", "num", "probability"), Column("pivots", "num", "probability"),
             Column("target", "num", "probability"),
         )  # fmt: skip
+        heatmap = _heatmap(data, arm, seed, behaviour)
+        if heatmap is not None:
+            blocks.append(figures.figure(
+                heatmap,
+                f"The item with {behaviour} behaviour that was decided most clearly (arm {arm}, "
+                f"seed {seed}), at the last positions of its prompt: each cell shows the most "
+                "probable token, its colour the probability.",
+            ))  # fmt: skip
         blocks.append(Table(
             f"One item with {behaviour} behaviour, the one decided most clearly (arm {arm}, seed "
             f"{seed}): {row['source']} \u2192 {row['target']}, {row['source_lang']} to "
@@ -102,6 +137,19 @@ def _worked_examples(
             columns, tuple(rows),
         ))  # fmt: skip
     return blocks
+
+
+def _heatmap(data: RunData, arm: str, seed: int, behaviour: str) -> MatrixChart | None:
+    """The first item of the class, which is the one decided most clearly."""
+    maps = data.heatmaps
+    part = maps[
+        (maps["arm"] == arm) & (maps["seed"] == seed) & (maps["behaviour"] == behaviour)
+    ]  # fmt: skip
+    if part.empty:
+        return None
+    first = part.iloc[0]
+    same = (part[ITEM_KEY] == first[ITEM_KEY]).all(axis=1)
+    return heatmap_figure(part[same], behaviour)
 
 
 def attribution_section(
@@ -140,6 +188,7 @@ def attribution_section(
                 "No direction has items of both behaviours, so there is no AUC.",
             ),
             *_attribution_tables(results),
+            *attribution_tables(data),
         ]
     return Section(
         id="attribution",

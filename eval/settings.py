@@ -11,6 +11,7 @@ from mining.common.stage import path_setting
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Form = Literal["source", "target"]
+Rule = Literal["winner", "any"]
 
 
 def _check_shared(settings: EvaluateSettings | TraceSettings) -> None:
@@ -128,11 +129,22 @@ class TraceSettings:
             languages (needs the words stage); null takes all.
         top_k: most likely tokens kept for each layer.
         pivots: pivots of a pair (the strongest of pair_pivots) whose probability is summed.
-        threshold: the alternative rule calls an item pivot if a token of neither word reaches this
-            probability in any layer.
+        rule: which rule the classes follow: winner (METHOD's: the most probable token over all
+            layers decides) or any (a token of neither word reaches the threshold in some layer).
+            Both are in the table of items.
+        threshold: the probability for the rule any.
+        thresholds: probabilities for the table that shows how the classes depend on them.
         embeddings: also show the embeddings as layer 0; they never vote.
+        heatmaps: items of each class that are read at every position too, for a heatmap.
+        heatmap_positions: positions of such an item, the last ones of the prompt.
+        tuned_text: a text (UTF-8) on which translators for the tuned lens are trained before the
+            trace reads the layers through them; null reads them with the plain logit lens.
+        tuned_lens: translators that another trace of the same model trained (tuned_lens.safetensors
+            in its folder), in place of tuned_text.
+        tuned_steps: steps of that training.
         final_norm: path of the model's final normalisation module; null finds it.
         blocks: path of the model's list of blocks; null finds it.
+        unembedding: path of the module that makes logits; null takes the model's output embeddings.
         revision: revision of a hub model; null takes its default.
         batch_tokens: tokens, padding included, in a batch.
         device: auto, cpu, mps, cuda or cuda:N.
@@ -146,10 +158,18 @@ class TraceSettings:
     min_doc_freq: int | None = None
     top_k: int = 10
     pivots: int = 50
+    rule: Rule = "winner"
     threshold: float = 0.1
+    thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
     embeddings: bool = False
+    heatmaps: int = 1
+    heatmap_positions: int = 12
+    tuned_text: str | None = path_setting()
+    tuned_lens: str | None = path_setting()
+    tuned_steps: int = 250
     final_norm: str | None = None
     blocks: str | None = None
+    unembedding: str | None = None
     revision: str | None = None
     batch_tokens: int = 16384
     device: str = "auto"
@@ -161,6 +181,13 @@ class TraceSettings:
         check_setting(self, "top_k", 1 <= self.top_k <= 1000, "between 1 and 1000")
         check_setting(self, "pivots", self.pivots >= 1, "at least 1")
         check_setting(self, "threshold", 0 < self.threshold <= 1, "above 0, at most 1")
+        rising = all(a < b for a, b in itertools.pairwise((0.0, *self.thresholds, 1.0 + 1e-9)))
+        check_setting(self, "thresholds", rising, "rising numbers above 0, at most 1")
+        check_setting(self, "heatmaps", self.heatmaps >= 0, "at least 0")
+        check_setting(self, "heatmap_positions", self.heatmap_positions >= 1, "at least 1")
+        check_setting(self, "tuned_steps", self.tuned_steps >= 1, "at least 1")
+        one = self.tuned_text is None or self.tuned_lens is None
+        check_setting(self, "tuned_lens", one, "null where tuned_text is given")
         _check_shared(self)
 
 
@@ -169,14 +196,16 @@ class AttributeSettings:
     """Ties behaviours and scores to the corpus counts (METHOD section 2, Attribution).
 
     Attributes:
-        rule: the classification used: winner (METHOD's, the default) or any (the alternative).
+        rule: the classification used: winner, any (see trace.rule), or trace, the trace's own.
         pivots: pivots of a pair that its pivot contribution sums over, the strongest; null for all.
+        bands: lower edges of the bands of joint document frequency, beside 0, for the calibration.
         bootstrap_samples: samples of concepts that the intervals come from.
         confidence: level of the intervals.
     """
 
-    rule: Literal["winner", "any"] = "winner"
+    rule: Literal["trace", "winner", "any"] = "trace"
     pivots: int | None = None
+    bands: tuple[int, ...] = (1, 3, 10, 30, 100)
     bootstrap_samples: int = 1000
     confidence: float = 0.95
 
@@ -184,4 +213,6 @@ class AttributeSettings:
         check_setting(
             self, "pivots", self.pivots is None or self.pivots >= 1, "at least 1, or null"
         )
+        rising = all(low < high for low, high in itertools.pairwise((0, *self.bands)))
+        check_setting(self, "bands", rising, "rising numbers from 1")
         _check_intervals(self)

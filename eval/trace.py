@@ -2,84 +2,53 @@
 
 METHOD section 2.
 
-Writes `items.parquet` (one row per item), `layers.parquet` (one row per item and layer) and
-`summary.json`. Each direction's rows are kept under the stage's partial work, so that an
-interrupted run continues with the next direction.
+Writes `items.parquet` (one row per item), `layers.parquet` (one row per item and layer),
+`heatmaps.parquet` (some items at every position) and `summary.json`. Each direction's rows are kept
+under the stage's partial work, so that an interrupted run continues with the next direction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.behaviour import classify, classify_any, find_winner
 from eval.items import Item, plan_items, read_doc_freq
-from eval.lens import LayerReadings, LensParts, batches_by_length, find_parts, read_layers
+from eval.lens import batches_by_length, read_layers
+from eval.lens_parts import LensParts, find_parts
 from eval.models import LanguageModel, load_model, model_input, model_name
 from eval.scoring import check_known, check_lengths
 from eval.settings import TraceSettings
 from eval.stats import Bootstrap
-from eval.trace_items import PairPivots, TracedItem, prepare_items, read_pair_pivots
+from eval.trace_heatmaps import clearest_items, heatmap_rows
+from eval.trace_items import PairPivots, prepare_items, read_pair_pivots
+from eval.trace_rows import HEATMAP_SCHEMA, ITEM_SCHEMA, item_row, layer_rows, layer_schema
 from eval.trace_summary import behaviour_shares, summarise
+from eval.tracer import Tracer
+from eval.tuned_lens import Translators, read_translators, save_translators
+from eval.tuned_training import layer_divergences, read_windows, train_translators
+from eval.vocabularies import language_vocabularies
 from mining.common.errors import InputError
-from mining.common.files import write_json
+from mining.common.files import dump_json, write_bytes, write_json
 from mining.common.logs import log, progress
 from mining.common.shards import write_table
 from mining.common.stage import (
     FilesInput,
     Input,
     StageInput,
+    StageRun,
     begin,
     read_manifest,
     require_same,
     settings_dict,
 )
-from mining.common.task import Task, read_task, task_files
-from mining.common.tokenizer import Tokenizer
+from mining.common.task import read_task, task_files
 
-_KEYS = [
-    ("concept", pa.string()),
-    ("source_lang", pa.string()),
-    ("target_lang", pa.string()),
-]
-ITEM_SCHEMA = pa.schema(
-    [
-        *_KEYS,
-        ("pos", pa.string()),
-        ("class", pa.string()),
-        ("group", pa.string()),
-        ("source", pa.string()),
-        ("target", pa.string()),
-        ("behaviour", pa.string()),
-        ("winning_layer", pa.int64()),
-        ("winning_token", pa.string()),
-        ("winning_id", pa.int64()),
-        ("winning_prob", pa.float64()),
-        ("behaviour_any", pa.string()),
-        ("answer_token", pa.string()),
-        ("answer_id", pa.int64()),
-        ("skipped_spaces", pa.int64()),
-        ("n_pivots", pa.int64()),
-    ]
-)
-LAYER_SCHEMA = pa.schema(
-    [
-        *_KEYS,
-        ("layer", pa.int64()),
-        ("p_source", pa.float64()),
-        ("p_pivot", pa.float64()),
-        ("p_target", pa.float64()),
-        ("entropy", pa.float64()),
-        ("rank_target", pa.int64()),
-        ("top_tokens", pa.list_(pa.string())),
-        ("top_ids", pa.list_(pa.int64())),
-        ("top_probs", pa.list_(pa.float64())),
-    ]
-)
+TUNED_LENS = "tuned_lens.safetensors"
 
 
 def run_trace(
@@ -90,22 +59,18 @@ def run_trace(
     words: Path | None,
     seed: int,
     label: Mapping[str, Any] | None = None,
+    count: Path | None = None,
 ) -> None:
     """Trace `model` (a folder or a hub id) on a task file, into `out`.
 
     `words` is the folder of the words stage, whose `pair_pivots` name the pivots; without it their
-    probability is null. Raises MismatchError where `words` was made with another tokenizer.
+    probability is null. `count`, that of the count stage, says which tokens belong to a language.
+    Raises MismatchError where `words` was made with another tokenizer.
     """
     label = dict(label or {})
-    inputs: dict[str, Input] = {
-        "model": model_input(model, settings.revision),
-        "task": FilesInput(task_files(task)),
-    }
-    if words is not None:
-        inputs["words"] = StageInput(words, "words")
     doc_freq = read_doc_freq(words, settings.min_doc_freq)
     record = {**settings_dict(settings), "seed": seed, "label": label}
-    run = begin("trace", out, record, inputs)
+    run = begin("trace", out, record, _inputs(settings, model, task, words, count))
     if run is None:
         return
     content = read_task(task)
@@ -123,35 +88,47 @@ def run_trace(
         found = {f"{words}": fingerprint, f"{name}": loaded.tokenizer.fingerprint}
         require_same("the tokenizer's fingerprint", found)
         pivots = read_pair_pivots(words)
-    parts = find_parts(loaded, settings.final_norm, settings.blocks)
-    item_tables, layer_tables = [], []
-    with progress(f"trace {name}", n_items, "items") as ticker:
-        for (source, target), items in traced.items():
-            item_part = run.work / f"items-{source}-{target}.parquet"
-            layer_part = run.work / f"layers-{source}-{target}.parquet"
-            if not item_part.is_file():
-                rows, layers = trace_direction(
-                    loaded, parts, content, items, pivots, settings, seed, ticker.advance
-                )
-                write_table(layer_part, pa.Table.from_pylist(layers, schema=LAYER_SCHEMA))
-                # Last, because its presence says that the direction is done.
-                write_table(item_part, pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
-            else:
-                ticker.advance(len(items))
-            item_tables.append(pq.read_table(item_part))
-            layer_tables.append(pq.read_table(layer_part))
-    table, layer_table = pa.concat_tables(item_tables), pa.concat_tables(layer_tables)
-    metadata = {"fingerprint": loaded.tokenizer.fingerprint, "n_layers": str(len(parts.blocks))}
+    parts = find_parts(loaded, settings.final_norm, settings.blocks, settings.unembedding)
+    translators, tuned = tune(run, settings, loaded, parts, seed)
+    tracer = Tracer(
+        model=loaded,
+        parts=parts,
+        task=content,
+        pivots=pivots,
+        vocabularies=language_vocabularies(
+            content, loaded.tokenizer, count, loaded.n_embeddings, loaded.device
+        ),
+        translators=translators,
+        settings=settings,
+        seed=seed,
+    )
+    tables = _trace_all(run, tracer, traced, f"trace {name}", n_items)
+    table, layer_table = (pa.concat_tables(column) for column in zip(*tables, strict=True))
+    by_key = {(i.concept.id, *pair): i for pair, items in traced.items() for i in items}
+    clearest = clearest_items(table, settings.heatmaps)
+    heatmaps = [row for k, b in clearest for row in heatmap_rows(tracer, by_key[k], b)]
+    fingerprint = loaded.tokenizer.fingerprint
+    metadata = {"fingerprint": fingerprint, "n_layers": str(len(parts.blocks))}
+    if (run.work / TUNED_LENS).is_file():
+        write_bytes(run.out / TUNED_LENS, (run.work / TUNED_LENS).read_bytes())
     write_table(run.out / "items.parquet", table, metadata)
     write_table(run.out / "layers.parquet", layer_table, metadata)
+    maps = pa.Table.from_pylist(heatmaps, schema=HEATMAP_SCHEMA)
+    write_table(run.out / "heatmaps.parquet", maps, metadata)
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
     summary = {
         "model": name,
         "arm": label.get("arm"),
         "seed": label.get("seed"),
         "n_layers": len(parts.blocks),
-        **summarise(table, layer_table, bootstrap),
-    }
+        "lens": "logit" if translators is None else "tuned",
+        "tuned": tuned,
+        "rule": settings.rule,
+        "vocabularies": {
+            "source": tracer.vocabularies.source, "tokens": tracer.vocabularies.sizes(),
+        },
+        **summarise(table, layer_table, list(content.languages), settings.thresholds, bootstrap),
+    }  # fmt: skip
     write_json(run.out / "summary.json", summary)
     shares = behaviour_shares(table.column("behaviour").to_pylist())
     log.info("trace %s: %s", name, ", ".join(f"{k} {v:.1%}" for k, v in shares.items()))
@@ -160,114 +137,119 @@ def run_trace(
             "items": table.num_rows,
             "identical_left_out": n_all - n_items,
             "layers": len(parts.blocks),
-            "fingerprint": loaded.tokenizer.fingerprint,
+            "fingerprint": fingerprint,
             "shares": shares,
             "shares_any": behaviour_shares(table.column("behaviour_any").to_pylist()),
         }
     )
 
 
+def _inputs(
+    settings: TraceSettings, model: str, task: Path, words: Path | None, count: Path | None
+) -> dict[str, Input]:
+    inputs: dict[str, Input] = {
+        "model": model_input(model, settings.revision),
+        "task": FilesInput(task_files(task)),
+    }
+    if words is not None:
+        inputs["words"] = StageInput(words, "words")
+    if count is not None:
+        inputs["count"] = StageInput(count, "count")
+    for name in ("tuned_text", "tuned_lens"):
+        path = getattr(settings, name)
+        if path is not None:
+            inputs[name] = FilesInput.folder(Path(path))
+    return inputs
+
+
+def tune(
+    run: StageRun, settings: TraceSettings, model: LanguageModel, parts: LensParts, seed: int
+) -> tuple[Translators | None, dict[str, Any] | None]:
+    """The translators that the settings ask for, and the KL of each layer where they are trained.
+
+    Trained ones lie in the partial work, where an interrupted run finds them, until the end.
+    """
+    content = hashlib.sha256(dump_json(run.inputs["model"]).encode()).hexdigest()
+    if settings.tuned_lens is not None:
+        return read_translators(Path(settings.tuned_lens), content, model.device), None
+    if settings.tuned_text is None:
+        return None, None
+    windows = read_windows(model, Path(settings.tuned_text))
+    check_known(model, windows.tolist())
+    path = run.work / TUNED_LENS
+    if not path.is_file():
+        log.info("trace %s: trains the tuned lens, %d steps", model.name, settings.tuned_steps)
+        trained = train_translators(model, parts, windows, settings.tuned_steps, seed)
+        kl = layer_divergences(model, parts, trained, windows)
+        save_translators(path, trained, content, kl)
+    # Read back, so that a run that was interrupted has the same numbers.
+    translators = read_translators(path, content, model.device)
+    return translators, {
+        "layers": list(range(len(parts.blocks))),
+        "kl_tuned": layer_divergences(model, parts, translators, windows),
+        "kl_logit": layer_divergences(model, parts, None, windows),
+    }
+
+
+def _trace_all(
+    run: StageRun,
+    tracer: Tracer,
+    traced: Mapping[tuple[str, str], Sequence[Item]],
+    title: str,
+    n_items: int,
+) -> list[tuple[pa.Table, pa.Table]]:
+    """Items and layers of each direction; those that an interrupted run finished are read."""
+    schema = layer_schema(tracer.task.languages)
+    tables = []
+    with progress(title, n_items, "items") as ticker:
+        for (source, target), items in traced.items():
+            item_part = run.work / f"items-{source}-{target}.parquet"
+            layer_part = run.work / f"layers-{source}-{target}.parquet"
+            if not item_part.is_file():
+                rows, layers = trace_direction(tracer, items, ticker.advance)
+                write_table(layer_part, pa.Table.from_pylist(layers, schema=schema))
+                # Last, because its presence says that the direction is done.
+                write_table(item_part, pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+            else:
+                ticker.advance(len(items))
+            tables.append((pq.read_table(item_part), pq.read_table(layer_part)))
+    return tables
+
+
 def trace_direction(
-    model: LanguageModel,
-    parts: LensParts,
-    task: Task,
-    items: Sequence[Item],
-    pivots: PairPivots | None,
-    settings: TraceSettings,
-    seed: int,
-    advance: Callable[[int], None] = lambda amount: None,
+    tracer: Tracer, items: Sequence[Item], advance: Callable[[int], None] = lambda amount: None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of ITEM_SCHEMA and of LAYER_SCHEMA for a direction's items, in the items' order."""
+    """Rows of ITEM_SCHEMA and of `layer_schema` for a direction's items, in the items' order."""
     if not items:
         return [], []
+    model, settings = tracer.model, tracer.settings
     prepared = prepare_items(
-        model.tokenizer, task, items, pivots, settings.pivots, settings.examples, seed
-    )
+        model.tokenizer, tracer.task, items, tracer.pivots, settings.pivots, settings.examples,
+        tracer.seed,
+    )  # fmt: skip
     sequences = [traced.ids for traced in prepared]
     check_lengths(model, sequences)
     check_known(model, sequences)
     check_known(model, [frozenset().union(*t.sets, {t.answer}) for t in prepared])
+    languages = list(tracer.task.languages)
+    first = 0 if settings.embeddings else 1
     item_rows: list[dict[str, Any]] = [{} for _ in prepared]
-    layer_rows: list[list[dict[str, Any]]] = [[] for _ in prepared]
+    rows_by_item: list[list[dict[str, Any]]] = [[] for _ in prepared]
     for batch in batches_by_length(sequences, settings.batch_tokens):
         readings = read_layers(
             model,
-            parts,
+            tracer.parts,
             [sequences[i] for i in batch],
             [prepared[i].sets for i in batch],
             [prepared[i].answer for i in batch],
             settings.top_k,
             settings.embeddings,
+            tracer.vocabularies.members,
+            tracer.translators,
         )
         for row, i in enumerate(batch):
-            layers = list(_layer_rows(model.tokenizer, prepared[i], readings, row, settings))
-            layer_rows[i] = layers
-            item_rows[i] = _item_row(model.tokenizer, prepared[i], layers, settings)
+            layers = layer_rows(model.tokenizer, languages, prepared[i], readings, row, first)
+            rows_by_item[i] = list(layers)
+            item_rows[i] = item_row(model.tokenizer, prepared[i], rows_by_item[i], settings)
         advance(len(batch))
-    return item_rows, [row for rows in layer_rows for row in rows]
-
-
-def _layer_rows(
-    tokenizer: Tokenizer,
-    traced: TracedItem,
-    readings: Sequence[LayerReadings],
-    row: int,
-    settings: TraceSettings,
-) -> Iterable[dict[str, Any]]:
-    first = 0 if settings.embeddings else 1
-    for layer, reading in enumerate(readings, start=first):
-        p_source, p_pivot, p_target = reading.masses[row].tolist()
-        top_ids = reading.top_ids[row].tolist()
-        yield {
-            **_keys(traced.item),
-            "layer": layer,
-            "p_source": p_source,
-            "p_pivot": p_pivot if traced.sets[1] else None,
-            "p_target": p_target,
-            "entropy": float(reading.entropy[row]),
-            "rank_target": int(reading.rank[row]),
-            "top_tokens": [tokenizer.piece(token) for token in top_ids],
-            "top_ids": top_ids,
-            "top_probs": reading.top_probs[row].tolist(),
-        }
-
-
-def _item_row(
-    tokenizer: Tokenizer,
-    traced: TracedItem,
-    layers: Sequence[Mapping[str, Any]],
-    settings: TraceSettings,
-) -> dict[str, Any]:
-    item, concept = traced.item, traced.item.concept
-    voting = [row for row in layers if row["layer"] >= 1]
-    tokens = [row["top_ids"][0] for row in voting]
-    probs = [row["top_probs"][0] for row in voting]
-    winner = find_winner(tokens, probs)
-    return {
-        **_keys(item),
-        "pos": concept.pos,
-        "class": concept.cls,
-        "group": concept.group,
-        "source": item.source,
-        "target": item.target,
-        "behaviour": classify(tokens, probs, traced.source, traced.target),
-        "winning_layer": winner.layer,
-        "winning_token": tokenizer.piece(winner.token),
-        "winning_id": winner.token,
-        "winning_prob": winner.probability,
-        "behaviour_any": classify_any(
-            tokens, probs, traced.source, traced.target, settings.threshold
-        ),
-        "answer_token": tokenizer.piece(traced.answer),
-        "answer_id": traced.answer,
-        "skipped_spaces": traced.skipped,
-        "n_pivots": len(traced.sets[1]),
-    }
-
-
-def _keys(item: Item) -> dict[str, str]:
-    return {
-        "concept": item.concept.id,
-        "source_lang": item.source_lang,
-        "target_lang": item.target_lang,
-    }
+    return item_rows, [row for rows in rows_by_item for row in rows]

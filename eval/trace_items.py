@@ -23,7 +23,8 @@ class TracedItem:
     """An item ready for the lens: `ids` end at the position that predicts `answer`.
 
     `source` and `target` are the tokens that decide the class; `sets` are those whose probability
-    is summed (source, pivots, target). `skipped` bare spaces before the answer were added to `ids`.
+    is summed: source, pivots, target, then the concept's word in each language of the task (empty
+    for the item's own two). `skipped` bare spaces before the answer were added to `ids`.
     """
 
     item: Item
@@ -32,7 +33,7 @@ class TracedItem:
     skipped: int
     source: frozenset[int]
     target: frozenset[int]
-    sets: tuple[frozenset[int], frozenset[int], frozenset[int]]
+    sets: tuple[frozenset[int], ...]
 
 
 def read_pair_pivots(words: Path) -> dict[tuple[str, str, str], list[int]]:
@@ -82,7 +83,29 @@ def prepare_items(
                 skipped=skipped,
                 source=word_tokens(tokenizer, item.source),
                 target=word_tokens(tokenizer, item.target),
-                sets=(source, frozenset(strongest) - source - target, target),
+                sets=(
+                    source,
+                    frozenset(strongest) - source - target,
+                    target,
+                    *_equivalents(tokenizer, task, item, source | target),
+                ),
             )
         )
     return result
+
+
+def _equivalents(
+    tokenizer: Tokenizer, task: Task, item: Item, own: frozenset[int]
+) -> list[frozenset[int]]:
+    """Tokens of the concept's words in each third language, without those of the item's own words.
+
+    Spelling that is shared would make a translation look like a detour through that language.
+    """
+    found = []
+    for lang in task.languages:
+        if lang in (item.source_lang, item.target_lang):
+            found.append(frozenset[int]())
+            continue
+        words = (item.concept.words[lang], *item.concept.alternatives[lang])
+        found.append(frozenset().union(*(word_token_forms(tokenizer, w) for w in words)) - own)
+    return found

@@ -1,4 +1,4 @@
-"""What the traces say in sum: shares of the behaviours, mean curves over the layers."""
+"""What the traces say in sum: shares of the behaviours, curves over the layers, their peaks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from eval.behaviour import BEHAVIOURS
+from eval.peaks import peak_table
 from eval.stats import Bootstrap, weighted_means
+from eval.thresholds import sensitivity, top_tokens
 
-CURVES = ("p_source", "p_pivot", "p_target")
+PEAKING = ("p_source", "p_pivot", "p_target")
+CURVES = (*PEAKING, "p_answer", "entropy")
 
 
 def behaviour_shares(behaviours: Sequence[str]) -> dict[str, float]:
@@ -20,12 +23,20 @@ def behaviour_shares(behaviours: Sequence[str]) -> dict[str, float]:
     return {name: behaviours.count(name) / total for name in BEHAVIOURS}
 
 
-def summarise(items: pa.Table, layers: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
+def summarise(
+    items: pa.Table,
+    layers: pa.Table,
+    languages: Sequence[str],
+    thresholds: Sequence[float],
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
     """Counts and shares by direction and in all, by both rules, and the curves of each class.
 
-    `curves[class]` has `n`, `layers` and, for the summed probability of source, pivot and target
-    tokens, lists `mean`, `low`, `high` over the layers (null where there is nothing to average);
-    the class "all" takes every item. Concepts are drawn with all their directions.
+    `curves[class]` has `n`, `layers` and, for each of CURVES and each language's word and
+    vocabulary, lists `mean`, `low`, `high` over the layers (null where there is nothing to
+    average); the class "all" takes every item. `peaks[class]` says how deep the curves peak, and in
+    which order; `sensitivity` how the classes depend on thresholds. Concepts are drawn with all
+    their directions.
     """
     frame = items.to_pydict()
     pairs = list(zip(frame["source_lang"], frame["target_lang"], strict=True))
@@ -34,25 +45,38 @@ def summarise(items: pa.Table, layers: pa.Table, bootstrap: Bootstrap) -> dict[s
     for name in dict.fromkeys(names):
         rows = [i for i, other in enumerate(names) if other == name]
         directions[name] = _counts([frame["behaviour"][i] for i in rows])
-        directions[name]["any"] = _counts([frame["behaviour_any"][i] for i in rows])
+        for rule in ("winner", "any"):
+            column = frame[f"behaviour_{rule}"]
+            directions[name][rule] = _counts([column[i] for i in rows])
     summary: dict[str, Any] = _counts(frame["behaviour"])
-    summary["any"] = _counts(frame["behaviour_any"])
+    for rule in ("winner", "any"):
+        summary[rule] = _counts(frame[f"behaviour_{rule}"])
+    summary["sensitivity"] = sensitivity(top_tokens(items, layers), thresholds)
     summary["directions"] = directions
     summary["confidence"] = bootstrap.confidence
     # Layers stand in the items' order, the same number for each item.
     n_items = items.num_rows
     numbers = layers.column("layer").to_numpy()
     depth = len(numbers) // n_items
-    curves = {curve: _column(layers, curve).reshape(n_items, depth) for curve in CURVES}
+    spoken = [f"p_{kind}_{lang}" for kind in ("word", "vocabulary") for lang in languages]
+    curves = {curve: _column(layers, curve).reshape(n_items, depth) for curve in (*CURVES, *spoken)}
+    blocks = numbers[:depth] >= 1
     behaviour = np.array(frame["behaviour"])
     concepts = np.array(frame["concept"])
-    summary["curves"] = {}
+    summary["curves"], summary["peaks"] = {}, {}
     for name in ("all", *BEHAVIOURS):
         chosen = np.ones(n_items, dtype=bool) if name == "all" else behaviour == name
+        drawn = concepts[chosen].tolist()
         entry: dict[str, Any] = {"n": int(chosen.sum()), "layers": numbers[:depth].tolist()}
         for curve, values in curves.items():
-            entry[curve] = _curve(values[chosen], concepts[chosen].tolist(), bootstrap)
+            entry[curve] = _curve(values[chosen], drawn, bootstrap)
         summary["curves"][name] = entry
+        summary["peaks"][name] = peak_table(
+            {curve: curves[curve][chosen][:, blocks] for curve in PEAKING},
+            numbers[:depth][blocks].astype(np.float64),
+            drawn,
+            bootstrap,
+        )
     return summary
 
 

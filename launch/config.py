@@ -21,6 +21,7 @@ import yaml
 from eval.build_settings import BuildTaskSettings
 from eval.experiment_settings import ExperimentSettings
 from eval.export_settings import ExportLmEvalSettings
+from eval.intervene_settings import InterveneSettings
 from eval.report_settings import ReportSettings
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
@@ -54,8 +55,8 @@ class RunConfig:
         models: further models to evaluate and trace, name -> folder or hub id (id@revision); a
             series of checkpoints is a hub id with several revisions (id@step1000,step2000), or a
             folder of them (step-100/, checkpoint-500/, ...).
-        only: restrict train, evaluate, sentences, trace and attribute to these (ARM, ARM/SEED, a
-            name of models, or SERIES@CHECKPOINT); empty means all.
+        only: restrict train, evaluate, sentences, trace, intervene and attribute to these (ARM,
+            ARM/SEED, a name of models, or SERIES@CHECKPOINT); empty means all.
         inputs: folders of finished stages to use in place of this run's own, stage -> folder.
         engine: where tasks run.
         corpus: the documents.
@@ -73,6 +74,7 @@ class RunConfig:
         compare: the compare stage.
         sentences: the sentences stage; not run where sentences.path is null.
         trace: the trace stage.
+        intervene: the intervene stage.
         attribute: the attribute stage.
         report: the report stage.
         experiment: the page of `pivots experiment`.
@@ -103,6 +105,7 @@ class RunConfig:
     compare: CompareSettings = field(default_factory=CompareSettings)
     sentences: SentencesSettings = field(default_factory=SentencesSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
+    intervene: InterveneSettings = field(default_factory=InterveneSettings)
     attribute: AttributeSettings = field(default_factory=AttributeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
@@ -148,6 +151,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "compare": ("models side by side: p-values, heatmaps, score against step", ("compare",)),
     "sentences": ("translate parallel sentences, chrF with intervals", ("sentences",)),
     "trace": ("logit lens: source, pivots and target through the layers", ("trace",)),
+    "intervene": ("remove pivots from the layers, replace states: cause", ("intervene",)),
     "attribute": ("tie behaviours and scores to the corpus counts", ("attribute",)),
     "report": ("one HTML page about all of it", ("report",)),
 }

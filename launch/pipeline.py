@@ -294,14 +294,36 @@ class Plan:
             from eval.trace import run_trace
 
             settings = self.config.trace
-            words = self.folder("words")
             run_trace(
                 dataclasses.replace(settings, revision=model.revision or settings.revision),
-                out, model.source, self.task,
-                words if (words / MANIFEST).is_file() else None, self.config.seed,
+                out, model.source, self.task, self._finished("words"), self.config.seed,
+                {"arm": model.label, "seed": model.seed}, self._finished("count"),
             )  # fmt: skip
 
         return run
+
+    def _intervene(self) -> Iterator[Job]:
+        for model in self.models(snapshots=False):
+            yield self._job("intervene", self._intervene_run(model), model.label, str(model.seed))
+
+    def _intervene_run(self, model: Model) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            from eval.intervene import run_intervene
+
+            settings = self.config.intervene
+            run_intervene(
+                dataclasses.replace(settings, revision=model.revision or settings.revision),
+                out, self.folder("trace") / model.label / str(model.seed), model.source, self.task,
+                self._finished("words"), self.config.seed,
+                {"arm": model.label, "seed": model.seed}, self._finished("count"),
+            )  # fmt: skip
+
+        return run
+
+    def _finished(self, stage: str) -> Path | None:
+        """A stage's folder where it is done: people trace models without a corpus too."""
+        folder = self.folder(stage)
+        return folder if (folder / MANIFEST).is_file() else None
 
     def _attribute(self) -> Iterator[Job]:
         for model in self.models(snapshots=False):
@@ -340,6 +362,7 @@ class Plan:
                 evaluate=self._folders("evaluate", models),
                 sentences=self._folders("sentences", translated),
                 trace=self._folders("trace", models),
+                intervene=self._folders("intervene", models),
                 attribute=self._folders("attribute", models),
                 compare=self.folder("compare") if models else None,
                 task=self.task,

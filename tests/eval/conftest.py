@@ -108,6 +108,18 @@ def tiny_model() -> Callable[..., Any]:
             "olmo": lambda: t.OlmoConfig(**SIZES, **more),
             "olmo2": lambda: t.Olmo2Config(**SIZES, **more),
             "qwen2": lambda: t.Qwen2Config(**SIZES, num_key_value_heads=2, **more),
+            "gemma": lambda: t.GemmaConfig(
+                **SIZES, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, **more
+            ),
+            "opt": lambda: t.OPTConfig(
+                hidden_size=32,
+                ffn_dim=48,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                max_position_embeddings=256,
+                word_embed_proj_dim=16,
+                **more,
+            ),
             "gemma2": lambda: t.Gemma2Config(
                 **SIZES, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, **more
             ),

@@ -93,7 +93,7 @@ def test_a_single_class_gives_null_and_the_reason() -> None:
         log_freq={**data.log_freq, "pair": np.zeros(len(data))},
         pivot_contribution=data.pivot_contribution,
     )
-    summary = summarise(only, BOOT)
+    summary = summarise(only, (1, 3), BOOT)
     mean = summary["auc"]["pair"]["mean"]
     assert mean["value"] is None
     assert "only one of the two behaviours" in mean["reason"]
@@ -115,7 +115,7 @@ def test_nothing_classified_gives_null_everywhere() -> None:
         log_freq=data.log_freq,
         pivot_contribution=data.pivot_contribution,
     )
-    summary = summarise(nothing, BOOT)
+    summary = summarise(nothing, (1,), BOOT)
     assert summary["auc"]["source"]["mean"]["reason"]
     assert "fewer than 4" in summary["fit"]["r2"]["reason"]
     dump_json(summary)

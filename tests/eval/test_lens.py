@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from eval.behaviour import classify
-from eval.lens import batches_by_length, block_states, find_parts, read_layers
+from eval.lens import batches_by_length, block_states, read_layers
+from eval.lens_parts import find_parts
 from eval.models import unembed, wrap_model
 from eval.scoring import pad_right
 from mining.common.errors import InputError
 
 VOCAB = 50
-FAMILIES = ("llama", "gpt2", "neox", "olmo", "olmo2", "qwen2", "bloom", "gemma2")
+FAMILIES = ("llama", "gpt2", "neox", "olmo", "olmo2", "qwen2", "bloom", "gemma", "gemma2", "opt")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,10 +72,32 @@ def test_named_modules_and_clear_errors(tiny_model: Any, word_level: Any) -> Non
     torch.nn.init.uniform_(net.model.layers[0].input_layernorm.weight)
     with pytest.raises(InputError, match="does not give the model's own logits"):
         find_parts(model, "model.layers.0.input_layernorm", None)
-    net.model.last = net.model.norm
-    del net.model.norm
-    with pytest.raises(InputError, match="final_norm: not found"):
+    assert find_parts(model, None, None, "lm_head").head is net.lm_head
+    with pytest.raises(InputError, match=r"unembedding: tiny has no module 'head'"):
+        find_parts(model, None, None, "head")
+
+
+def test_a_model_without_such_a_structure_names_the_setting(
+    tiny_model: Any, word_level: Any
+) -> None:
+    net = tiny_model("llama", VOCAB)
+    model = wrap_model(net, word_level(["a"]), "tiny")
+    # The final norm's work is done by no module: only its path could say so.
+    norm, net.model.norm.forward = net.model.norm, lambda states: states
+    torch.nn.init.uniform_(norm.weight)
+    net.model.norm.register_forward_hook(lambda module, args, output: 2 * output)
+    assert find_parts(model, None, None).norm is norm
+    net.model.register_forward_hook(_doubled)
+    with pytest.raises(InputError, match=r"final_norm: not found in tiny .* embed_tokens, layers"):
         find_parts(model, None, None)
+    net.model.layers = torch.nn.ModuleList()
+    with pytest.raises(InputError, match=r"blocks: not found in tiny .* such as 'model.layers'"):
+        find_parts(model, None, None)
+
+
+def _doubled(module: Any, args: Any, output: Any) -> Any:
+    output.last_hidden_state = 2 * output.last_hidden_state
+    return output
 
 
 @pytest.mark.parametrize("direct", [True, False])

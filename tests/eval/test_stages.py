@@ -308,6 +308,64 @@ def test_trace_writes_layers_and_classes(world: World) -> None:
     assert summary["curves"]["none"]["p_pivot"]["mean"] == [None] * 4
 
 
+def test_heatmaps_are_the_lens_at_every_position(world: World) -> None:
+    settings = TraceSettings(**{**vars(TRACE), "heatmaps": 2, "heatmap_positions": 5})
+    trace(world, world.root / "trace", settings)
+    items = pq.read_table(world.root / "trace" / "items.parquet").to_pylist()
+    layers = pq.read_table(world.root / "trace" / "layers.parquet").to_pylist()
+    rows = pq.read_table(world.root / "trace" / "heatmaps.parquet").to_pylist()
+    by_class = {row["behaviour"] for row in items} & {"direct", "pivot"}
+    assert len(rows) == len(by_class) * 2 * 5 * 4
+    tops = {
+        (row["concept"], row["source_lang"], row["layer"]): (row["top_tokens"][0], row["p_answer"])
+        for row in layers
+    }
+    for behaviour in by_class:
+        part = [row for row in rows if row["behaviour"] == behaviour]
+        probs = sorted(r["winning_prob"] for r in items if r["behaviour"] == behaviour)[-2:]
+        keys = {(row["concept"], row["source_lang"]) for row in part}
+        chosen = [r["winning_prob"] for r in items if (r["concept"], r["source_lang"]) in keys]
+        assert sorted(chosen) == probs
+    for row in rows:
+        assert -4 <= row["position"] <= 0
+        if row["position"] == 0:
+            assert row["token"] == ":"
+            token, p = tops[row["concept"], row["source_lang"], row["layer"]]
+            assert row["top_token"] == token
+            assert row["p_answer"] == pytest.approx(p, abs=1e-6)
+
+
+def test_a_tuned_trace_is_resumed_and_reused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = world.root / "text"
+    words = [c.words[lang] for c in world.task.concepts for lang in ("en", "fr")]
+    text.write_text("\n".join(" ".join(words) for _ in range(30)), "utf-8")
+    settings = TraceSettings(**{**vars(TRACE), "tuned_text": str(text), "tuned_steps": 3})
+    trace(world, world.root / "whole", settings)
+    summary = read_json(world.root / "whole" / "summary.json")
+    assert summary["lens"] == "tuned"
+    assert len(summary["tuned"]["kl_tuned"]) == len(summary["tuned"]["kl_logit"]) == 3
+    # Killed after the training: what was trained is there, and used.
+    with monkeypatch.context() as patch:
+        patch.setattr(trace_module, "trace_direction", _killed)
+        with pytest.raises(KilledError):
+            trace(world, world.root / "broken", settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(trace_module, "train_translators", _killed)
+        trace(world, world.root / "broken", settings)
+        assert digests(world.root / "whole") == digests(world.root / "broken")
+        lens = str(world.root / "whole" / "tuned_lens.safetensors")
+        reused = TraceSettings(**{**vars(TRACE), "tuned_lens": lens})
+        trace(world, world.root / "reused", reused)
+    tables = [pq.read_table(world.root / k / "layers.parquet") for k in ("whole", "reused")]
+    assert tables[0].equals(tables[1])
+    trace(world, world.root / "plain")
+    assert not pq.read_table(world.root / "plain" / "layers.parquet").equals(tables[0])
+
+
+def _killed(*args: Any) -> Any:
+    raise KilledError
+
+
 def test_trace_without_words_has_no_pivots(world: World) -> None:
     out = world.root / "trace"
     run_trace(TRACE, out, str(world.model), world.task_path, None, 5)
@@ -350,7 +408,7 @@ def test_attribute_joins_and_is_deterministic(world: World) -> None:
         expected = sum(np.log(1 + 10 - rank) for rank in range(1, 6))
         assert row["pivot_contribution"] == pytest.approx(expected)
     summary = read_json(outs[0] / "summary.json")
-    assert (summary["arm"], summary["rule"], summary["n_items"]) == ("pivot", "winner", len(rows))
+    assert (summary["arm"], summary["rule"], summary["n_items"]) == ("pivot", "trace", len(rows))
     # Every pair has the same contribution here, so the two-variable fit has no answer.
     assert summary["fit"]["r2"]["value"] is None
     assert summary["line"]["direct"]["value"] is not None

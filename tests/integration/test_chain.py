@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY, folder_bytes
 
 CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"
 ARMS = ("random", "pivot", "low-pivot", "original")
-FANNED = ("train", "evaluate", "trace", "attribute")
+FANNED = ("train", "evaluate", "trace", "intervene", "attribute")
 # A generated world has no parallel sentences to translate.
 CHAIN = [stage for stage in STAGES if stage != "sentences"]
 pytestmark = pytest.mark.slow

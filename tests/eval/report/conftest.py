@@ -13,12 +13,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eval.ablation import ABLATION_SCHEMA
+from eval.attribute import observations
+from eval.attribute import summarise as summarise_attribution
 from eval.chrf import summarise_chrf
 from eval.compare import COMPARISON_SCHEMA, DIRECTION_SCHEMA, SERIES_SCHEMA
+from eval.intervene_settings import InterveneSettings
+from eval.intervene_summary import summarise as summarise_interventions
+from eval.patching import PATCHING_SCHEMA
 from eval.report_data import ReportInputs
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from eval.stats import Bootstrap
+from eval.trace_rows import HEATMAP_SCHEMA
+from eval.trace_summary import summarise as summarise_trace
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
@@ -100,6 +108,7 @@ def build_run(root: Path, plan: RunPlan) -> ReportInputs:
         ("evaluate", plan.evaluated),
         ("sentences", plan.translated),
         ("trace", plan.traced),
+        ("intervene", plan.traced),
         ("attribute", plan.attributed),
     ):
         write = getattr(builder, stage)
@@ -410,26 +419,75 @@ class _Builder:
     def trace(self, arm: str, seed: int) -> Path:
         out = self.root / "trace" / arm / str(seed)
         run = self.stage("trace", settings_dict(TraceSettings()), {}, out)
-        items, layers = [], []
+        items, layers, maps = [], [], []
+        langs = list(self.plan.languages)
         for row in self._item_rows(arm, seed):
             if row["identical"]:
                 continue
             key = {k: row[k] for k in ("concept", "source_lang", "target_lang")}
-            items.append({**key, "source": row["source"], "target": row["target"],
-                          "behaviour": row["behaviour"], "behaviour_any": row["behaviour"],
-                          "winning_layer": 3, "winning_token": row["target"],
-                          "winning_prob": 0.4})  # fmt: skip
+            named = {**key, "source": row["source"], "target": row["target"],
+                     "behaviour": row["behaviour"]}  # fmt: skip
+            items.append({**named, "behaviour_winner": row["behaviour"],
+                          "behaviour_any": row["behaviour"], "winning_layer": 3,
+                          "winning_token": row["target"], "winning_prob": 0.4})  # fmt: skip
+            first = not any(m["behaviour"] == row["behaviour"] for m in maps)
             for layer in range(1, self.plan.layers + 1):
                 x = layer / self.plan.layers
+                third = {lang: lang not in (row["source_lang"], row["target_lang"])
+                         for lang in langs}  # fmt: skip
                 layers.append({
                     **key, "layer": layer, "p_source": 0.2 * (1 - x), "p_target": 0.5 * x**3,
                     "p_pivot": 0.25 * np.exp(-20 * (x - 0.6) ** 2) * (row["behaviour"] == "pivot"),
-                    "entropy": 3.0, "rank_target": 4, "top_tokens": [" " + row["target"], "b", "c"],
+                    "p_answer": 0.4 * x**3, "entropy": 3.0, "rank_target": 4,
+                    **{f"p_word_{k}": 0.1 * x if third[k] else None for k in langs},
+                    **{f"p_vocabulary_{k}": 0.2 * x for k in langs}, "top_word": "neither",
+                    "top_tokens": [" " + row["target"], "b", "c"],
                     "top_ids": [1, 2, 3], "top_probs": [0.3, 0.2, 0.1],
                 })  # fmt: skip
-        write_table(run.out / "items.parquet", pa.Table.from_pylist(items))
-        write_table(run.out / "layers.parquet", pa.Table.from_pylist(layers))
+                maps += [
+                    {**named, "position": place, "token": f" {row['source']}" if place else "\n",
+                     "layer": layer, "top_token": f" {row['target']}", "top_prob": 0.9 * x,
+                     "p_answer": 0.5 * x}
+                    for place in range(-4, 1)
+                    if first and row["behaviour"] != "none"
+                ]  # fmt: skip
+        table, layer_table = pa.Table.from_pylist(items), pa.Table.from_pylist(layers)
+        write_table(run.out / "items.parquet", table)
+        write_table(run.out / "layers.parquet", layer_table)
+        maps_table = pa.Table.from_pylist(maps, schema=HEATMAP_SCHEMA)
+        write_table(run.out / "heatmaps.parquet", maps_table)
+        tuned = {"layers": [0, 1], "kl_logit": [3.0, 1.0], "kl_tuned": [0.5, 0.25]}
+        summary = summarise_trace(table, layer_table, langs, (0.1, 0.5), Bootstrap(20, 0.95, 0))
+        write_json(run.out / "summary.json", {**summary, "lens": "tuned", "tuned": tuned})
         run.finish({"items": len(items)})
+        return out
+
+    def intervene(self, arm: str, seed: int) -> Path:
+        out = self.root / "intervene" / arm / str(seed)
+        run = self.stage("intervene", settings_dict(InterveneSettings()), {}, out)
+        ablation, patching = [], []
+        for row in self._item_rows(arm, seed):
+            if row["identical"] or row["behaviour"] == "none":
+                continue
+            key = {k: row[k] for k in ("concept", "source_lang", "target_lang", "behaviour")}
+            drops = {"clean": 0.0, "pivots": 0.2, "random": 0.02, "other": 0.05}
+            for condition, drop in drops.items():
+                p = 0.3 - drop * (1 if row["behaviour"] == "pivot" else 0.1)
+                ablation.append({**key, "condition": condition, "p_answer": p,
+                                 "log_p_answer": float(np.log(p))})  # fmt: skip
+            patching += [
+                {**key, "layer": layer, "log_p_own": -1.0, "log_p_donor": -2.0 + layer}
+                for layer in range(3)
+            ]
+        tables = [
+            pa.Table.from_pylist(rows, schema=None if rows else schema)
+            for rows, schema in ((ablation, ABLATION_SCHEMA), (patching, PATCHING_SCHEMA))
+        ]
+        write_table(run.out / "ablation.parquet", tables[0])
+        write_table(run.out / "patching.parquet", tables[1])
+        summary = summarise_interventions(*tables, Bootstrap(20, 0.95, 0))
+        write_json(run.out / "summary.json", summary)
+        run.finish({"items": len(patching)})
         return out
 
     def attribute(self, arm: str, seed: int) -> Path:
@@ -446,7 +504,10 @@ class _Builder:
             if not row["identical"]
         ]  # fmt: skip
         write_table(run.out / "items.parquet", pa.Table.from_pylist(rows))
-        write_json(run.out / "summary.json", {})
+        found = summarise_attribution(observations(rows), (1, 10), Bootstrap(20, 0.95, 0))
+        auc = {"value": 0.625, "low": 0.5, "high": 0.75, "n": len(rows)}
+        cut = {"rule": "any", "threshold": 0.1, "n": len(rows), "auc": auc}
+        write_json(run.out / "summary.json", {**found, "thresholds": [cut]})
         run.finish({"items": len(rows)})
         return out
 

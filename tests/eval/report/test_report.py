@@ -30,11 +30,12 @@ QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
     "differences", "corpus", "pivots", "scripts", "proportions", "mixes", "overlap", "train-loss",
     "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter", "roc", "auc",
-    "heatmaps", "series",
+    "heatmaps", "series", "heatmap-direct", "heatmap-pivot", "languages-word",
+    "languages-vocabulary", "ablation", "patching",
 }  # fmt: skip
 SECTIONS = (
     "answer", "corpus", "pivots", "proportions", "mixes", "training", "translation", "layers",
-    "attribution", "lineage",
+    "cause", "attribution", "lineage",
 )  # fmt: skip
 
 
@@ -122,7 +123,12 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
     assert manifest.counts["verdict"] == "better"
     assert "Yes, on this run" in page.text
     assert "The account adds up" in page.text
-    assert page.text.count("How to read it.") == page.text.count("What it does not show.") == 9
+    assert page.text.count("How to read it.") == page.text.count("What it does not show.") == 10
+    # Of the trace, intervene and attribute summaries.
+    for words in ("any, from 0.1", "0.62 [0.50, 0.75]", "Depth at which", "KL of the last layer",
+                  "pivots more than", "the pivot class minus the direct class", "held fixed",
+                  "1 to 9", "10 or more"):  # fmt: skip
+        assert words in page.text, words
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -264,7 +270,7 @@ def test_missing_parts_are_said_in_words(tmp_path, finished_run):
         tmp_path,
         finished_run(trained=False, evaluated=False, traced=False, attributed=False, pivots=False),
     )
-    for stage in ("train", "evaluate", "trace", "attribute"):
+    for stage in ("train", "evaluate", "trace", "intervene", "attribute"):
         assert f"no results of the stage `{stage}`" in page.text
     assert "No item passed" in page.text
     assert {"corpus", "mixes"} <= set(page.charts())

@@ -1,0 +1,54 @@
+"""Which tokens belong to a language."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from eval.vocabularies import language_vocabularies
+from mining.common.shards import write_table
+from mining.common.stage import begin
+from mining.common.task import read_task
+
+CPU = torch.device("cpu")
+
+
+def write_count(folder: Path, fingerprint: str, unit: str = "token") -> Path:
+    run = begin("count", folder, {}, {})
+    assert run is not None
+    columns = {
+        "tokens": [[2], [3], [4], [5, 6], [7]],
+        "doc_freq": [10, 10, 10, 10, 0],
+        "doc_freq_en": [9, 8, 0, 10, 0],
+        "doc_freq_fr": [1, 2, 10, 0, 0],
+    }
+    write_table(folder / "items.parquet", pa.table(columns))
+    run.finish({"unit": unit, "fingerprint": fingerprint})
+    return folder
+
+
+@pytest.mark.parametrize(("unit", "known"), [("token", True), ("word", True), ("token", False)])
+def test_by_counts_where_they_are_of_these_tokens(
+    tmp_path: Path, word_task: Any, word_level: Any, unit: str, known: bool
+) -> None:
+    task = read_task(word_task(tmp_path / "task", 4, ("en", "fr")))
+    words = [word for concept in task.concepts for word in concept.words.values()]
+    tokenizer = word_level(words)
+    count = write_count(tmp_path / "count", tokenizer.fingerprint if known else "0" * 64, unit)
+    found = language_vocabularies(task, tokenizer, count, 12, CPU)
+    english, french = (set(found.members[:, k].nonzero()[:, 0].tolist()) for k in (0, 1))
+    if unit == "token" and known:
+        assert found.source == "counts"
+        # 90 % of the documents; items of several tokens are not tokens.
+        assert (english, french) == ({2}, {4})
+    else:
+        assert found.source == "task"
+        assert english == {tokenizer.encode(f"wen{i}")[0] for i in (1, 2, 3)}
+        # The word that both languages have belongs to neither.
+        assert not french & english
+        assert tokenizer.encode("same")[0] not in french
+    assert found.sizes() == {"en": len(english), "fr": len(french)}
