@@ -178,7 +178,7 @@ def run_job(title: str, frame: Any, n_tasks: int, n_done: int) -> None:
         watcher.start()
         try:
             errors = [bytes(row.error) for row in frame.collect()]
-        except (PySparkException, Py4JError) as error:
+        except (PySparkException, Py4JError, ConnectionError) as error:
             raise _explain(title, str(error)) from None
         finally:
             stop.set()
@@ -190,6 +190,7 @@ def run_job(title: str, frame: Any, n_tasks: int, n_done: int) -> None:
 
 
 def _watch(tracker: Any, group: str, ticker: Ticker, n_done: int, stop: threading.Event) -> None:
+    """Show what Spark says until `stop`."""
     while True:
         finished = stop.wait(POLL_SECONDS)
         jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]

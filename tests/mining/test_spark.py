@@ -118,7 +118,7 @@ def wait_for_stage(tracker: Any, out: Path) -> Any:
     before: set[int] = set()
     while time.monotonic() < limit:
         stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
-        if not (out / ".work" / "spark-bands").is_dir():
+        if not (out / ".work" / "bands").is_dir():
             before.update(stage.stageId for stage in stages if stage is not None)
         for stage in stages:
             if stage is not None and stage.stageId not in before and stage.numCompletedTasks:
@@ -152,14 +152,13 @@ def kill_driver(corpus: Corpus, out: Path, master: str) -> None:
             env=os.environ | python,
         )  # fmt: skip
     limit = time.monotonic() + 300
-    while not list((out / "pairs").glob("[0-9]*")):
+    while not list((out / ".work" / "bands" / "completions").glob("*")):
         assert process.poll() is None, out.with_suffix(".log").read_text()[-3000:]
         assert time.monotonic() < limit
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(list((out / "pairs").glob("[0-9]*"))) < len(bands(5000))
-    assert list((out / ".work" / "spark-bands" / "completions").glob("*"))
+    assert 1 <= len(list((out / "pairs").glob("[0-9]*"))) < len(bands(5000))
 
 
 @pytest.mark.slow
