@@ -23,7 +23,7 @@ TOKEN_BYTES = 20
 POSTING_BYTES = 12
 MIN_POSTINGS, MAX_POSTINGS = 1 << 20, 1 << 25
 # Without a limit: bands that are counted in one reading of the index.
-DEFAULT_BANDS_BYTES = 1 << 29
+DEFAULT_BANDS_BYTES = 1 << 28
 BIT_ROWS_BYTES = 64 * (MAX_BLOCK_DOCUMENTS + 2)
 WRITER_BYTES = 5 * 16 * ROWS_PER_GROUP
 

@@ -119,6 +119,14 @@ def test_vertical_counters_carry(n_documents: int) -> None:
     assert counts.tolist() == [[0, n_documents], [0, 0]]
 
 
+def test_counts_reach_the_end_of_32_bits() -> None:
+    block = index_block(*flatten([[0, 1]] * 300), 2)
+    counter = PopcountBand(0, 2, 2)
+    counter._transposed[:] = (1 << 32) - 1 - 300  # as if that many documents had been added
+    counter.add(block)
+    assert counter.counts()[0, 1] == (1 << 32) - 1
+
+
 @quick
 @given(DOCUMENTS)
 def test_index_lists_every_document(documents: list[list[int]]) -> None:
