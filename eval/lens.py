@@ -178,23 +178,24 @@ def _read(
 ) -> tuple[npt.NDArray[Any], ...]:
     """The columns of LayerReadings for rows [m, width]; `items` int64 [m] is each row's item."""
     logits = parts.logits(model.net, hidden)
-    total = torch.logsumexp(logits, dim=1, keepdim=True)
+    # Softmax, since exp is slow on a CPU where it underflows, and there is no need to go over twice.
+    probs = torch.softmax(logits, dim=1)
     top = logits.topk(min(top_k, logits.shape[1]), dim=1)
-    answer = logits.gather(1, wanted.answers[items].unsqueeze(1))
-    rank = 1 + (logits > answer).sum(dim=1)
+    top_p = probs.gather(1, top.indices)
+    wanted_ids = wanted.answers[items].unsqueeze(1)
+    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1)
     masses = [
-        ((logits.gather(1, ids[items]) - total).exp() * present[items]).sum(dim=1)
-        for ids, present in wanted.members
+        (probs.gather(1, ids[items]) * present[items]).sum(dim=1) for ids, present in wanted.members
     ]
-    probs = (logits - total).exp_()
     # -sum p log p, with log p = logit - total. A probability that underflows adds 0.
-    entropy = total.squeeze(1) - torch.linalg.vecdot(probs, logits)
+    total = top.values[:, 0] - top_p[:, 0].log()
+    entropy = total - torch.linalg.vecdot(probs, logits)
     if wanted.vocabularies is None:
         vocabularies = probs[:, :0]
     else:
         vocabularies = probs[:, : len(wanted.vocabularies)] @ wanted.vocabularies
     top_ids = top.indices.cpu().numpy().astype(np.int64)
-    top_probs = (top.values - total).exp().double().cpu().numpy()
+    top_probs = top_p.double().cpu().numpy()
     order = np.lexsort((top_ids, -top_probs), axis=1)
     return (
         np.take_along_axis(top_ids, order, axis=1),
@@ -203,7 +204,7 @@ def _read(
         vocabularies.double().cpu().numpy(),
         entropy.clamp_min(0).double().cpu().numpy(),
         rank.cpu().numpy().astype(np.int64),
-        (answer - total).squeeze(1).exp().double().cpu().numpy(),
+        probs.gather(1, wanted_ids).squeeze(1).double().cpu().numpy(),
     )
 
 

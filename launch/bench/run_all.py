@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("cooccurrence", "memory", "tokenizing", "matching", "scoring")
+BENCHMARKS = ("cooccurrence", "memory", "tokenizing", "matching", "scoring", "lens")
 
 
 def main() -> int:
