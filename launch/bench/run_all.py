@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("cooccurrence", "tokenizing", "matching", "scoring")
+BENCHMARKS = (
+    "cooccurrence", "windows", "tokenizing", "matching", "scoring",
+)  # fmt: skip
 
 
 def main() -> int:
