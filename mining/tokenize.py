@@ -14,6 +14,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from mining.documents import Record, Rejected, reject_record
 from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
+from mining.pieces import save_array
 from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tasks import run_tasks
@@ -74,8 +76,9 @@ def run_tokenize(
         return
     readers = open_readers(corpus, tokenizer)
     parts = run.work / "parts"
+    loaded = load_tokenizer(tokenizer)
     sample = itertools.islice(_sample(readers), SAMPLE_TEXTS)
-    encoder = load_encoder(tokenizer, load_tokenizer(tokenizer), sample)
+    encoder = load_encoder(tokenizer, loaded, sample)
     task = partial(
         tokenize_parts,
         readers=readers,
@@ -87,23 +90,17 @@ def run_tokenize(
     )
     run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
 
-    fingerprint = load_tokenizer(tokenizer).fingerprint
     verdicts = _find_duplicates(parts, len(readers), corpus.deduplicate)
     if settings.near_duplicates:
         verdicts = _drop_near_duplicates(verdicts, readers, corpus, run.work, engine)
-    reports = []
-    for k, reader in enumerate(readers):
-        report = read_json(parts / f"{k:05d}.json")
-        duplicates = _requarantine(verdicts[k], reader, corpus)
-        bad = parts / f"{k:05d}.quarantine.jsonl"
-        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
-        _finish_shard(parts, k, out, verdicts[k].keep, ShardInfo("token", fingerprint))
-        _finish_languages(parts, k, out, verdicts[k].keep)
-        _settle(report, verdicts[k], parts / f"{k:05d}.parquet")
-        reports.append(report)
+    finish = partial(
+        finish_parts, readers=readers, corpus=corpus, verdicts=verdicts, parts=parts, out=out
+    )
+    run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine)
+    reports = [read_json(parts / f"{k:05d}.report.json") for k in range(len(readers))]
     keep = [verdict.keep for verdict in verdicts]
     counts = _totals(reports)
-    counts["fingerprint"] = fingerprint
+    counts["fingerprint"] = loaded.fingerprint
     if settings.words:
         counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
     run.record_hashes("documents", merge_hashes(report["hashes"] for report in reports))
@@ -121,11 +118,32 @@ def tokenize_parts(
     fast: bool,
 ) -> None:
     """Read and tokenise the parts rank, rank + world_size, ... of the corpus."""
-    loaded: Encoder = load_tokenizer(tokenizer)
-    if fast:
-        loaded = SentencePieceEncoder(tokenizer / MODEL, load_tokenizer(tokenizer))
+    loaded = load_tokenizer(tokenizer)
+    encoder: Encoder = SentencePieceEncoder(tokenizer / MODEL, loaded) if fast else loaded
+    info = ShardInfo("token", loaded.fingerprint)
     for k in range(rank, len(readers), world_size):
-        _tokenize_one(k, readers[k], corpus, loaded, parts, with_words)
+        _tokenize_one(k, readers[k], corpus, encoder, info, parts, with_words)
+
+
+def finish_parts(
+    rank: int,
+    world_size: int,
+    readers: list[Reader],
+    corpus: CorpusSettings,
+    verdicts: list[Verdict],
+    parts: Path,
+    out: Path,
+) -> None:
+    """Make shards of the parts rank, rank + world_size, ...; a report of each stays in `parts`."""
+    for k in range(rank, len(readers), world_size):
+        verdict, report = verdicts[k], read_json(parts / f"{k:05d}.json")
+        duplicates = _requarantine(verdict, readers[k], corpus)
+        bad = parts / f"{k:05d}.quarantine.jsonl"
+        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
+        _finish_shard(parts, k, out, verdict.keep)
+        _finish_languages(parts, k, out, verdict.keep)
+        _settle(report, verdict, parts, k)
+        write_json(parts / f"{k:05d}.report.json", report)
 
 
 def _sample(readers: list[Reader]) -> Iterator[str]:
@@ -141,6 +159,7 @@ def _tokenize_one(
     reader: Reader,
     corpus: CorpusSettings,
     tokenizer: Encoder,
+    info: ShardInfo,
     parts: Path,
     with_words: bool,
 ) -> None:
@@ -153,30 +172,38 @@ def _tokenize_one(
         "languages_identified": 0,
     }
     hashes: list[bytes] = []
+    sizes: list[int] = []
+    schema = SCHEMA.with_metadata(shard_metadata(info))
     identified: list[tuple[int, str, str, float]] = []
     with (
         # Written at once: where a setting names the wrong field, every record ends here.
         atomic_path(parts / f"{k:05d}.quarantine.jsonl") as bad_path,
         bad_path.open("w", encoding="utf-8") as bad,
         atomic_path(parts / f"{k:05d}.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
         good = _keep_records(
             reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
         )
         for batch in _batches(good, ROWS_PER_GROUP):
-            writer.write_table(_part_table(batch, _tokens(batch, tokenizer)))
+            tokens = _tokens(batch, tokenizer)
+            sizes.extend(map(len, tokens))
+            writer.write_table(_part_table(batch, tokens).cast(schema))
             word_writer.write(batch)
             for record, _ in batch:
                 hashes.append(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
                 hashes.append(hashlib.blake2b(record.text.encode(), digest_size=16).digest())
+    # A row a record: two numbers of the id's hash, two of the text's, and the number of tokens.
     array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
-    with atomic_path(parts / f"{k:05d}.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, array)
+    save_array(_rows_path(parts, k), np.column_stack([array, np.array(sizes, dtype="<u8")]))
     report["hashes"] = reader.hashes
     write_json(parts / f"{k:05d}.languages.json", identified)
     write_json(parts / f"{k:05d}.json", report)
+
+
+def _rows_path(parts: Path, k: int) -> Path:
+    return parts / f"{k:05d}.npy"
 
 
 def _tokens(batch: list[tuple[Record, str]], tokenizer: Encoder) -> list[npt.NDArray[np.uint32]]:
@@ -261,13 +288,13 @@ class Verdict:
 
 def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdict]:
     """Find, over all files in order, the rows whose id, or else whose text, stood before."""
-    arrays = [np.load(parts / f"{k:05d}.npy") for k in range(n_files)]
+    arrays = [np.load(_rows_path(parts, k), allow_pickle=False) for k in range(n_files)]
     hashes = np.concatenate(arrays)
     bad_id = ~first_occurrences(hashes[:, :2])
     bad_text = np.zeros(len(hashes), dtype=bool)
     if deduplicate:
         alive = np.flatnonzero(~bad_id)
-        bad_text[alive] = ~first_occurrences(hashes[alive, 2:])
+        bad_text[alive] = ~first_occurrences(hashes[alive, 2:4])
     verdicts = []
     borders = np.cumsum([0, *map(len, arrays)])
     for start, end in itertools.pairwise(borders):
@@ -372,21 +399,22 @@ def quarantine_line(item: Rejected) -> str:
     return json.dumps(entry, ensure_ascii=True) + "\n"
 
 
-def _finish_shard(
-    parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_], info: ShardInfo
-) -> None:
-    done = 0
-    schema = SCHEMA.with_metadata(shard_metadata(info))
-    with (
-        atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary,
-        pq.ParquetFile(parts / f"{k:05d}.parquet") as file,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=SCHEMA.names)
-            mask = pa.array(keep[done : done + len(table)])
-            done += len(table)
-            writer.write_table(table.filter(mask).cast(schema))
+def _finish_shard(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
+    part = parts / f"{k:05d}.parquet"
+    with atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary:
+        if keep.all():
+            shutil.copyfile(part, temporary)  # nothing to leave out
+            return
+        done = 0
+        with (
+            pq.ParquetFile(part) as file,
+            pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
+        ):
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                mask = pa.array(keep[done : done + len(table)])
+                done += len(table)
+                writer.write_table(table.filter(mask))
 
 
 def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
@@ -399,7 +427,7 @@ def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_
     write_table(out / "languages" / f"{k:05d}.parquet", pa.table(columns, schema=LANGUAGES_SCHEMA))
 
 
-def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
+def _settle(report: dict[str, Any], verdict: Verdict, parts: Path, k: int) -> None:
     """Complete a file's account with the duplicates and what its documents add up to."""
     for reason, rows, kind in (
         ("duplicate id", verdict.same_id, "quarantined"),
@@ -408,11 +436,12 @@ def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
     ):
         if rows:
             report[kind][reason] = report[kind].get(reason, 0) + len(rows)
-    columns = ["lang", "source", "n_chars", "tokens"]
-    table = pq.read_table(part, columns=columns).filter(pa.array(verdict.keep))
-    n_tokens = np.diff(table["tokens"].combine_chunks().offsets.to_numpy())
+    columns = ["lang", "source", "n_chars"]
+    table = pq.read_table(parts / f"{k:05d}.parquet", columns=columns)
+    table = table.filter(pa.array(verdict.keep))
+    n_tokens = np.load(_rows_path(parts, k), allow_pickle=False)[verdict.keep, 4]
     report["documents"] = len(table)
-    frame = table.select(["lang", "source", "n_chars"]).to_pandas().assign(n_tokens=n_tokens)
+    frame = table.to_pandas().assign(n_tokens=n_tokens)
     for column in ("lang", "source"):
         report[f"by_{column}"] = {
             str(value): {

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    "cooccurrence", "windows", "tokenizing", "matching", "scoring",
+    "cooccurrence", "windows", "tokenizing", "text_to_scores", "matching", "scoring",
 )  # fmt: skip
 
 
