@@ -10,6 +10,7 @@ keeps how sure that is.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import heapq
 import itertools
@@ -18,7 +19,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
 from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata, write_table
-from mining.common.stage import StageInput, begin, settings_dict
+from mining.common.stage import StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
 from mining.engine_settings import EngineSettings
@@ -79,13 +79,14 @@ def run_tokenize(
     loaded = load_tokenizer(tokenizer)
     sample = itertools.islice(_sample(readers), SAMPLE_TEXTS)
     encoder = load_encoder(tokenizer, loaded, sample)
-    task = partial(
+    task = functools.partial(
         tokenize_parts,
         readers=readers,
         corpus=corpus,
         tokenizer=tokenizer,
         parts=parts,
         with_words=settings.words,
+        fingerprint=loaded.fingerprint,
         fast=encoder is not None,
     )
     run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
@@ -93,7 +94,7 @@ def run_tokenize(
     verdicts = _find_duplicates(parts, len(readers), corpus.deduplicate)
     if settings.near_duplicates:
         verdicts = _drop_near_duplicates(verdicts, readers, corpus, run.work, engine)
-    finish = partial(
+    finish = functools.partial(
         finish_parts, readers=readers, corpus=corpus, verdicts=verdicts, parts=parts, out=out
     )
     run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine)
@@ -115,14 +116,25 @@ def tokenize_parts(
     tokenizer: Path,
     parts: Path,
     with_words: bool,
+    fingerprint: str,
     fast: bool,
 ) -> None:
     """Read and tokenise the parts rank, rank + world_size, ... of the corpus."""
-    loaded = load_tokenizer(tokenizer)
-    encoder: Encoder = SentencePieceEncoder(tokenizer / MODEL, loaded) if fast else loaded
-    info = ShardInfo("token", loaded.fingerprint)
+    encoder = task_encoder(tokenizer, fingerprint, fast)
+    info = ShardInfo("token", fingerprint)
     for k in range(rank, len(readers), world_size):
         _tokenize_one(k, readers[k], corpus, encoder, info, parts, with_words)
+
+
+@functools.lru_cache(maxsize=1)
+def task_encoder(tokenizer: Path, fingerprint: str, fast: bool) -> Encoder:
+    """The encoder of a tokenizer folder with this fingerprint.
+
+    Kept for a worker's next task: to load one takes as long as to encode megabytes.
+    """
+    loaded = load_tokenizer(tokenizer)
+    require_same("tokenizer", {str(tokenizer): loaded.fingerprint, "this run": fingerprint})
+    return SentencePieceEncoder(tokenizer / MODEL, loaded) if fast else loaded
 
 
 def finish_parts(
@@ -317,7 +329,7 @@ def _drop_near_duplicates(
     from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
 
     masks = [verdict.keep for verdict in verdicts]
-    texts = partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
+    texts = functools.partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
     found = find_near_duplicates(len(readers), texts, work / "near", engine)
     changed = []
     for verdict, places in zip(verdicts, found, strict=True):

@@ -38,7 +38,6 @@ from mining.engine_settings import EngineSettings
 from mining.inputs import Reader, open_readers
 from mining.pivots import run_pivots
 from mining.score import run_score
-from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder
 from mining.settings import (
     CorpusSettings,
     CountSettings,
@@ -49,7 +48,7 @@ from mining.settings import (
     TokenizeSettings,
 )
 from mining.tasks import run_tasks
-from mining.tokenize import run_tokenize
+from mining.tokenize import run_tokenize, task_encoder
 from mining.train_tokenizer import run_tokenizer
 
 TARGET = 0.9
@@ -62,6 +61,7 @@ class Work:
 
     corpus: CorpusSettings
     tokenizer: Path
+    fingerprint: str
     top_items: int
     engine: EngineSettings
 
@@ -116,9 +116,11 @@ def write_corpus(texts: list[tuple[str, str]], folder: Path, n_bytes: int, n_fil
     return size
 
 
-def read_and_encode(rank: int, world: int, readers: list[Reader], tokenizer: Path) -> None:
+def read_and_encode(
+    rank: int, world: int, readers: list[Reader], tokenizer: Path, fingerprint: str
+) -> None:
     """Read and tokenise the parts rank, rank + world, ... and throw the ids away."""
-    encoder = SentencePieceEncoder(tokenizer / MODEL, load_tokenizer(tokenizer))
+    encoder = task_encoder(tokenizer, fingerprint, fast=True)
     for reader in readers[rank::world]:
         records: Iterator[Record] = (item for item in reader if isinstance(item, Record))
         while batch := list(itertools.islice(records, ROWS_PER_GROUP)):
@@ -130,7 +132,9 @@ def alone(work: Work, root: Path) -> float:
     remove_tree(root)
     start = time.perf_counter()
     readers = open_readers(work.corpus, work.tokenizer)
-    task = functools.partial(read_and_encode, readers=readers, tokenizer=work.tokenizer)
+    task = functools.partial(
+        read_and_encode, readers=readers, tokenizer=work.tokenizer, fingerprint=work.fingerprint
+    )
     run_tasks("reading and tokenising alone", task, len(readers), root, work.engine)
     return time.perf_counter() - start
 
@@ -184,13 +188,15 @@ def main() -> None:
             model_type=kind, vocab_size=options.vocab_size, sample_chars=3_000_000
         )
         run_tokenizer(trained, corpus, root / "tokenizer", seed=0)
+        tokenizer = root / "tokenizer"
+        fingerprint = load_tokenizer(tokenizer).fingerprint
         found: dict[str, dict[str, Any]] = {}
         for workers in options.workers:
             engine = EngineSettings(workers=workers)
-            warm = Work(CorpusSettings(path=str(first)), root / "tokenizer", 1024, engine)
+            warm = Work(CorpusSettings(path=str(first)), tokenizer, fingerprint, 1024, engine)
             alone(warm, root / "alone")
             chain(warm, root / "chain")
-            work = Work(corpus, root / "tokenizer", options.items, engine)
+            work = Work(corpus, tokenizer, fingerprint, options.items, engine)
             bare, stages = [], []
             for _ in range(options.repeats):
                 bare.append(alone(work, root / "alone"))
