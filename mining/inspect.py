@@ -181,7 +181,12 @@ class Inspector:
             mask = pc.is_null(lang) if code is None else pc.fill_null(pc.equal(lang, code), False)
             best = links.filter(mask).sort_by([("strength", "descending"), ("other", "ascending")])
             found[code or ""] = [
-                {"text": self.texts[row["other"]], "strength": row["strength"], "n": int(row["n"])}
+                {
+                    "text": self.texts[row["other"]],
+                    "piece": self.items.column("text")[row["other"]].as_py(),
+                    "strength": row["strength"],
+                    "n": int(row["n"]),
+                }
                 for row in best.slice(0, 10).to_pylist()
             ]
         return found

@@ -14,6 +14,11 @@ Facts = dict[str, Any]
 TEXT_CHARS = 4000
 PLAIN_WIDTH = 120
 MARK = "bold black on yellow"
+WORD_START = "\u2423"
+GAP = (
+    "gap: how far the strongest link to the language's items stands out from its other strong ones;"
+    " edges: links above the threshold"
+)
 
 
 def show(facts: Facts, console: Console) -> None:
@@ -45,9 +50,12 @@ def _item(facts: Facts, console: Console) -> None:
         (lang, f"{n:,}", _number(facts["gap"][lang]), str(facts["reach"][lang]))
         for lang, n in facts["doc_freq_by_language"].items()
     ))  # fmt: skip
+    begins = f"; {WORD_START}: a token that begins with a space"
+    console.print(GAP + (begins if facts["unit"] == "token" else ""))
     _table(console, "Strongest neighbours (strength, documents with both)", ("language", "items"), (
         (lang or "none", ", ".join(
-            f"{near['text']} ({_number(near['strength'])}, {near['n']:,})" for near in listed
+            f"{_name(near['piece'])} ({_number(near['strength'])}, {near['n']:,})"
+            for near in listed
         ))
         for lang, listed in facts["neighbours"].items() if listed
     ))  # fmt: skip
@@ -69,7 +77,7 @@ def _pair(facts: Facts, console: Console) -> None:
             columns = ("pivot", "value", "lift of the source", "lift of the target", "background")
             keys = ("pivot", "source_lift", "target_lift", "background")
             _table(console, "Pivots of the pair", columns, (
-                (row["text"].strip(), *(_number(row[key]) for key in keys))
+                (_name(row["text"]), *(_number(row[key]) for key in keys))
                 for row in pair["pivots"]
             ))  # fmt: skip
         elif pair["pivots"] is not None:
@@ -96,14 +104,14 @@ def _document(facts: Facts, console: Console) -> None:
     ))  # fmt: skip
     if (among := facts["language"]) is not None:
         console.print(Text(
-            f"more than {among['lower']:.1%} of the {among['documents']:,} documents in "
-            f"{facts['lang']}; their median is {among['median']:.2%}, "
-            f"a tenth have {among['90%']:.2%} or more"
+            f"more than {round(among['lower'] * among['documents']):,} of the "
+            f"{among['documents']:,} documents in {facts['lang']}; their median is "
+            f"{among['median']:.2%}, a tenth have {among['90%']:.2%} or more"
         ))  # fmt: skip
     shown = facts["pivots"][:20]
     _table(console, f"Its pivots ({len(shown)} of {len(facts['pivots'])})",
         ("pivot", "times", "share of the score", "documents", "statistic"), (
-        (row["text"].strip(), str(row["times"]), f"{row['share']:.1%}", f"{row['doc_freq']:,}",
+        (_name(row["text"]), str(row["times"]), f"{row['share']:.1%}", f"{row['doc_freq']:,}",
          _number(row["statistic"]))
         for row in shown
     ))  # fmt: skip
@@ -142,6 +150,12 @@ def _table(
     for row in listed:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def _name(piece: str) -> str:
+    """An item's text; tokens with and without a space before them are told apart."""
+    core = piece.strip()
+    return WORD_START + core if core and piece.startswith(" ") else core or piece
 
 
 def _number(value: Any) -> str:

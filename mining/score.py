@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import json
-from collections.abc import Iterator
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path
-from mining.common.shards import common_info, list_shards, read_shard, write_table
+from mining.common.shards import ROWS_PER_GROUP, common_info, list_shards, write_table
 from mining.common.stage import StageInput, begin, read_manifest, require_same, settings_dict
 from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
@@ -79,42 +79,43 @@ def score_shards(
         write_table(out / "scores" / shard.name, table)
 
 
-def _score_shard(shard: Path, mask: npt.NDArray[np.bool_]) -> tuple[pa.Table, list[int]]:
-    batches = []
-    n_chars: list[int] = []
-    for batch in read_shard(shard):
-        n_pivots = count_pivots(batch.tokens, batch.offsets, mask)
-        n_tokens = np.diff(batch.offsets)
-        columns = {
-            "id": batch.id,
-            "lang": batch.lang,
-            "source": batch.source,
-            "group": batch.group,
-            "n_tokens": n_tokens,
-            "n_pivots": n_pivots,
-            "proportion": n_pivots / np.maximum(n_tokens, 1),
-        }
-        batches.append(pa.table(columns, schema=SCHEMA))
-        n_chars.extend(batch.n_chars.tolist())
-    return (pa.concat_tables(batches) if batches else SCHEMA.empty_table()), n_chars
+def _score_shard(
+    shard: Path, mask: npt.NDArray[np.bool_]
+) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """A shard's rows of SCHEMA, and the characters of its documents (int64 [n_docs])."""
+    tables = []
+    n_chars = [np.zeros(0, dtype=np.int64)]
+    with pq.ParquetFile(shard) as file:
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+            lists = batch.column("tokens")
+            offsets = lists.offsets.to_numpy().astype(np.int64)
+            tokens = lists.values.to_numpy()[offsets[0] : offsets[-1]]
+            n_pivots = count_pivots(tokens, offsets - offsets[0], mask)
+            n_tokens = np.diff(offsets)
+            counted = [n_tokens, n_pivots, n_pivots / np.maximum(n_tokens, 1)]
+            # Not by way of Python's strings: these would take longer than everything else here.
+            kept = [batch.column(name) for name in SCHEMA.names[:4]]
+            tables.append(pa.Table.from_arrays([*kept, *map(pa.array, counted)], schema=SCHEMA))
+            n_chars.append(batch.column("n_chars").to_numpy())
+    return (pa.concat_tables(tables) if tables else SCHEMA.empty_table()), np.concatenate(n_chars)
 
 
-def _write_attributes(path: Path, table: pa.Table, n_chars: list[int], name: str) -> None:
+def _write_attributes(
+    path: Path, table: pa.Table, n_chars: npt.NDArray[np.int64], name: str
+) -> None:
     """Dolma's rows: {"id", "attributes": {name: [[start, end, value]]}}, borders in characters."""
+    ids, values = table["id"].to_pylist(), table["proportion"].to_pylist()
+    lines = (
+        orjson.dumps({"id": id_, "attributes": {name: [[0, end, value]]}}) + b"\n"
+        for id_, end, value in zip(ids, n_chars.tolist(), values, strict=True)
+    )
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as raw,
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file,
+        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0, filename="") as file,
     ):
-        for line in _attribute_lines(table, n_chars, name):
-            file.write(line.encode("utf-8"))
-
-
-def _attribute_lines(table: pa.Table, n_chars: list[int], name: str) -> Iterator[str]:
-    rows = zip(table["id"].to_pylist(), n_chars, table["proportion"].to_pylist(), strict=True)
-    for identifier, chars, value in rows:
-        row: dict[str, Any] = {"id": identifier, "attributes": {name: [[0, chars, value]]}}
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        while part := b"".join(itertools.islice(lines, ROWS_PER_GROUP)):
+            file.write(part)
 
 
 def _totals(out: Path) -> dict[str, Any]:

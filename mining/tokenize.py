@@ -10,14 +10,14 @@ keeps how sure that is.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import heapq
 import itertools
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,9 +28,20 @@ import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
 from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata, write_table
-from mining.common.stage import StageInput, begin, settings_dict
+from mining.common.stage import StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
+from mining.duplicates import (
+    KEPT,
+    NEAR_TEXT,
+    SAME_ID,
+    SAME_TEXT,
+    Verdict,
+    drop_near,
+    judge_duplicates,
+    read_verdict,
+    rows_path,
+)
 from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.langid import identify
@@ -75,36 +86,30 @@ def run_tokenize(
         return
     readers = open_readers(corpus, tokenizer)
     parts = run.work / "parts"
+    loaded = load_tokenizer(tokenizer)
     sample = itertools.islice(_sample(readers), SAMPLE_TEXTS)
-    encoder = load_encoder(tokenizer, load_tokenizer(tokenizer), sample)
-    task = partial(
+    encoder = load_encoder(tokenizer, loaded, sample)
+    task = functools.partial(
         tokenize_parts,
         readers=readers,
         corpus=corpus,
         tokenizer=tokenizer,
         parts=parts,
         with_words=settings.words,
+        fingerprint=loaded.fingerprint,
         fast=encoder is not None,
     )
     run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
 
-    fingerprint = load_tokenizer(tokenizer).fingerprint
-    verdicts = _find_duplicates(parts, len(readers), corpus.deduplicate)
+    judge_duplicates(parts, len(readers), corpus.deduplicate)
     if settings.near_duplicates:
-        verdicts = _drop_near_duplicates(verdicts, readers, corpus, run.work, engine)
-    reports = []
-    for k, reader in enumerate(readers):
-        report = read_json(parts / f"{k:05d}.json")
-        duplicates = _requarantine(verdicts[k], reader, corpus)
-        bad = parts / f"{k:05d}.quarantine.jsonl"
-        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
-        _finish_shard(parts, k, out, verdicts[k].keep, ShardInfo("token", fingerprint))
-        _finish_languages(parts, k, out, verdicts[k].keep)
-        _settle(report, verdicts[k], parts / f"{k:05d}.parquet")
-        reports.append(report)
-    keep = [verdict.keep for verdict in verdicts]
+        _drop_near_duplicates(parts, readers, corpus, run.work, engine)
+    finish = functools.partial(finish_parts, readers=readers, corpus=corpus, parts=parts, out=out)
+    run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine)
+    reports = [read_json(parts / f"{k:05d}.report.json") for k in range(len(readers))]
+    keep = [read_verdict(parts, k) == KEPT for k in range(len(readers))]
     counts = _totals(reports)
-    counts["fingerprint"] = fingerprint
+    counts["fingerprint"] = loaded.fingerprint
     if settings.words:
         counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
     run.record_hashes("documents", merge_hashes(report["hashes"] for report in reports))
@@ -119,14 +124,45 @@ def tokenize_parts(
     tokenizer: Path,
     parts: Path,
     with_words: bool,
+    fingerprint: str,
     fast: bool,
 ) -> None:
     """Read and tokenise the parts rank, rank + world_size, ... of the corpus."""
-    loaded: Encoder = load_tokenizer(tokenizer)
-    if fast:
-        loaded = SentencePieceEncoder(tokenizer / MODEL, load_tokenizer(tokenizer))
+    encoder = task_encoder(tokenizer, fingerprint, fast)
+    info = ShardInfo("token", fingerprint)
     for k in range(rank, len(readers), world_size):
-        _tokenize_one(k, readers[k], corpus, loaded, parts, with_words)
+        _tokenize_one(k, readers[k], corpus, encoder, info, parts, with_words)
+
+
+@functools.lru_cache(maxsize=1)
+def task_encoder(tokenizer: Path, fingerprint: str, fast: bool) -> Encoder:
+    """The encoder of a tokenizer folder with this fingerprint.
+
+    Kept for a worker's next task: to load one takes as long as to encode megabytes.
+    """
+    loaded = load_tokenizer(tokenizer)
+    require_same("tokenizer", {str(tokenizer): loaded.fingerprint, "this run": fingerprint})
+    return SentencePieceEncoder(tokenizer / MODEL, loaded) if fast else loaded
+
+
+def finish_parts(
+    rank: int,
+    world_size: int,
+    readers: list[Reader],
+    corpus: CorpusSettings,
+    parts: Path,
+    out: Path,
+) -> None:
+    """Make shards of the parts rank, rank + world_size, ...; a report of each stays in `parts`."""
+    for k in range(rank, len(readers), world_size):
+        verdict, report = read_verdict(parts, k), read_json(parts / f"{k:05d}.json")
+        duplicates = _requarantine(verdict, readers[k], corpus)
+        bad = parts / f"{k:05d}.quarantine.jsonl"
+        _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
+        _finish_shard(parts, k, out, verdict == KEPT)
+        _finish_languages(parts, k, out, verdict == KEPT)
+        _settle(report, verdict, parts, k)
+        write_json(parts / f"{k:05d}.report.json", report)
 
 
 def _sample(readers: list[Reader]) -> Iterator[str]:
@@ -142,6 +178,7 @@ def _tokenize_one(
     reader: Reader,
     corpus: CorpusSettings,
     tokenizer: Encoder,
+    info: ShardInfo,
     parts: Path,
     with_words: bool,
 ) -> None:
@@ -154,27 +191,31 @@ def _tokenize_one(
         "languages_identified": 0,
     }
     hashes: list[bytes] = []
+    sizes: list[int] = []
+    schema = SCHEMA.with_metadata(shard_metadata(info))
     identified: list[tuple[int, str, str, float]] = []
     with (
         # Written at once: where a setting names the wrong field, every record ends here.
         atomic_path(parts / f"{k:05d}.quarantine.jsonl") as bad_path,
         bad_path.open("w", encoding="utf-8") as bad,
         atomic_path(parts / f"{k:05d}.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
         good = _keep_records(
             reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
         )
         for batch in _batches(good, ROWS_PER_GROUP):
-            writer.write_table(_part_table(batch, _tokens(batch, tokenizer)))
+            tokens = _tokens(batch, tokenizer)
+            sizes.extend(map(len, tokens))
+            writer.write_table(_part_table(batch, tokens).cast(schema))
             word_writer.write(batch)
             for record, _ in batch:
                 hashes.append(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
                 hashes.append(hashlib.blake2b(record.text.encode(), digest_size=16).digest())
+    # A row a record: two numbers of the id's hash, two of the text's, and the number of tokens.
     array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
-    with atomic_path(parts / f"{k:05d}.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, array)
+    save_array(rows_path(parts, k), np.column_stack([array, np.array(sizes, dtype="<u8")]))
     report["hashes"] = reader.hashes
     write_json(parts / f"{k:05d}.languages.json", identified)
     write_json(parts / f"{k:05d}.json", report)
@@ -250,68 +291,26 @@ def _part_table(batch: list[tuple[Record, str]], tokens: list[npt.NDArray[np.uin
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Of one part's records: `keep` bool [n] and, as rows, those that are not kept by rule."""
-
-    keep: npt.NDArray[np.bool_]
-    same_id: list[int]
-    same_text: list[int]
-    near_text: list[int]
-
-
-def _find_duplicates(parts: Path, n_files: int, deduplicate: bool) -> list[Verdict]:
-    """Find, over all files in order, the rows whose id, or else whose text, stood before."""
-    arrays = [np.load(parts / f"{k:05d}.npy") for k in range(n_files)]
-    hashes = np.concatenate(arrays)
-    bad_id = ~first_occurrences(hashes[:, :2])
-    bad_text = np.zeros(len(hashes), dtype=bool)
-    if deduplicate:
-        alive = np.flatnonzero(~bad_id)
-        bad_text[alive] = ~first_occurrences(hashes[alive, 2:])
-    verdicts = []
-    borders = np.cumsum([0, *map(len, arrays)])
-    for start, end in itertools.pairwise(borders):
-        ids, texts = bad_id[start:end], bad_text[start:end]
-        verdicts.append(
-            Verdict(
-                ~(ids | texts), np.flatnonzero(ids).tolist(), np.flatnonzero(texts).tolist(), []
-            )
-        )
-    return verdicts
-
-
 def _drop_near_duplicates(
-    verdicts: list[Verdict],
-    readers: list[Reader],
-    corpus: CorpusSettings,
-    work: Path,
-    engine: EngineSettings,
-) -> list[Verdict]:
+    parts: Path, readers: list[Reader], corpus: CorpusSettings, work: Path, engine: EngineSettings
+) -> None:
     from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
 
-    masks = work / "masks"  # on disk: every task would be sent those of all parts
-    for k, verdict in enumerate(verdicts):
-        save_array(masks / f"{k:05d}.npy", verdict.keep)
-    texts = partial(_kept_texts, readers=readers, corpus=corpus, masks=masks)
+    texts = functools.partial(_kept_texts, readers=readers, corpus=corpus, parts=parts)
     found = find_near_duplicates(len(readers), texts, work / "near", engine)
-    changed = []
-    for verdict, places in zip(verdicts, found, strict=True):
-        rows = np.flatnonzero(verdict.keep)[places]
-        keep = verdict.keep.copy()
-        keep[rows] = False
-        changed.append(replace(verdict, keep=keep, near_text=rows.tolist()))
-    return changed
+    # Only now: the tasks that find them read the verdicts, also when they go on after a kill.
+    for k, places in enumerate(found):
+        drop_near(parts, k, places)
 
 
 def _kept_texts(
-    k: int, readers: list[Reader], corpus: CorpusSettings, masks: Path
+    k: int, readers: list[Reader], corpus: CorpusSettings, parts: Path
 ) -> Iterator[str]:
     """The texts of a part's documents that are kept so far."""
-    mask = np.load(masks / f"{k:05d}.npy", allow_pickle=False)
+    kept = read_verdict(parts, k) == KEPT
     good = _keep_records(readers[k], corpus, _no_report(), [], lambda _: None)
     for row, (record, _) in enumerate(good):
-        if mask[row]:
+        if kept[row]:
             yield record.text
 
 
@@ -319,23 +318,14 @@ def _no_report() -> dict[str, Any]:
     return defaultdict(Counter, records=0, languages_identified=0)
 
 
-def first_occurrences(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """For keys uint64 [n, 2]: bool [n], true where no earlier row holds the same key."""
-    order = np.lexsort((keys[:, 0], keys[:, 1]))  # stable: equal keys keep their order
-    ranked = keys[order]
-    first = np.ones(len(keys), dtype=bool)
-    first[order[1:]] = (ranked[1:] != ranked[:-1]).any(axis=1)
-    return first
-
-
 def _requarantine(verdict: Verdict, reader: Reader, corpus: CorpusSettings) -> Iterator[Rejected]:
     """Fetch the raw records of a file's duplicate ids again, in order."""
-    if not verdict.same_id:
+    bad = verdict == SAME_ID
+    if not bad.any():
         return
-    wanted = set(verdict.same_id)
     good = _keep_records(reader, corpus, _no_report(), [], lambda _: None)
     for row, (record, _) in enumerate(good):
-        if row in wanted:
+        if bad[row]:
             detail = f"the id {record.id!r} stood in an earlier record"
             yield reject_record(record, "duplicate id", detail)
 
@@ -376,21 +366,22 @@ def quarantine_line(item: Rejected) -> str:
     return json.dumps(entry, ensure_ascii=True) + "\n"
 
 
-def _finish_shard(
-    parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_], info: ShardInfo
-) -> None:
-    done = 0
-    schema = SCHEMA.with_metadata(shard_metadata(info))
-    with (
-        atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary,
-        pq.ParquetFile(parts / f"{k:05d}.parquet") as file,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=SCHEMA.names)
-            mask = pa.array(keep[done : done + len(table)])
-            done += len(table)
-            writer.write_table(table.filter(mask).cast(schema))
+def _finish_shard(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
+    part = parts / f"{k:05d}.parquet"
+    with atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary:
+        if keep.all():
+            shutil.copyfile(part, temporary)  # nothing to leave out
+            return
+        done = 0
+        with (
+            pq.ParquetFile(part) as file,
+            pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
+        ):
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                mask = pa.array(keep[done : done + len(table)])
+                done += len(table)
+                writer.write_table(table.filter(mask))
 
 
 def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
@@ -403,20 +394,21 @@ def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_
     write_table(out / "languages" / f"{k:05d}.parquet", pa.table(columns, schema=LANGUAGES_SCHEMA))
 
 
-def _settle(report: dict[str, Any], verdict: Verdict, part: Path) -> None:
+def _settle(report: dict[str, Any], verdict: Verdict, parts: Path, k: int) -> None:
     """Complete a file's account with the duplicates and what its documents add up to."""
-    for reason, rows, kind in (
-        ("duplicate id", verdict.same_id, "quarantined"),
-        ("duplicate text", verdict.same_text, "dropped"),
-        ("near-duplicate text", verdict.near_text, "dropped"),
+    for reason, code, kind in (
+        ("duplicate id", SAME_ID, "quarantined"),
+        ("duplicate text", SAME_TEXT, "dropped"),
+        ("near-duplicate text", NEAR_TEXT, "dropped"),
     ):
-        if rows:
-            report[kind][reason] = report[kind].get(reason, 0) + len(rows)
-    columns = ["lang", "source", "n_chars", "tokens"]
-    table = pq.read_table(part, columns=columns).filter(pa.array(verdict.keep))
-    n_tokens = np.diff(table["tokens"].combine_chunks().offsets.to_numpy())
+        if n_rows := int((verdict == code).sum()):
+            report[kind][reason] = report[kind].get(reason, 0) + n_rows
+    columns = ["lang", "source", "n_chars"]
+    table = pq.read_table(parts / f"{k:05d}.parquet", columns=columns)
+    table = table.filter(pa.array(verdict == KEPT))
+    n_tokens = np.load(rows_path(parts, k), allow_pickle=False)[verdict == KEPT, 4]
     report["documents"] = len(table)
-    frame = table.select(["lang", "source", "n_chars"]).to_pandas().assign(n_tokens=n_tokens)
+    frame = table.to_pandas().assign(n_tokens=n_tokens)
     for column in ("lang", "source"):
         report[f"by_{column}"] = {
             str(value): {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,13 @@ from mining.common.errors import SettingsError
 from mining.common.files import read_json, write_json
 from mining.contexts import Source, read_contexts
 from mining.kernels.cooccurrence import bands
-from mining.kernels.window import Weighting, distance_weights, pad_documents, window_counts
+from mining.kernels.window import (
+    Rows,
+    Weighting,
+    distance_weights,
+    pad_documents,
+    window_counts,
+)
 from mining.pair_table import write_band
 from mining.pieces import map_array, save_array
 
@@ -65,15 +70,13 @@ def count_window_pairs(
     window: Window,
     folder: Path,
 ) -> None:
-    """Map task: the weighted pairs of each block of the task's documents, sorted by i and j."""
+    """Map task: the weighted pairs of each block of the task's documents, as sparse rows."""
     numbering = np.load(item_of, allow_pickle=False)
     n_blocks = 0
     for stream in _streams(source, numbering, window, rank, world):
-        counts: tuple[npt.NDArray[Any], ...] = window_counts(
-            stream, window.weights(), window.directed, n_items
-        )
-        for name, values in zip("ijn", counts, strict=True):
-            save_array(_path(folder, rank, n_blocks, name), values)
+        counts = window_counts(stream, window.weights(), window.directed, n_items)
+        for name in Rows._fields:
+            save_array(_path(folder, rank, n_blocks, name), getattr(counts, name))
         n_blocks += 1
     write_json(folder / f"blocks-{rank:05d}.json", n_blocks)
 
@@ -101,16 +104,18 @@ def merge_window_pairs(
 ) -> None:
     """Merge task: add up every world-th band of rows over all blocks, and write it as Parquet."""
     blocks = [
-        [map_array(_path(partial, part, block, name)) for name in "ijn"]
+        Rows(*(map_array(_path(partial, part, block, name)) for name in Rows._fields))
         for part in range(n_parts)
         for block in range(read_json(partial / f"blocks-{part:05d}.json"))
     ]
     for band, (first, last) in list(enumerate(bands(n_items)))[rank::world]:
         left = 0 if directed else first  # undirected pairs have i <= j
         total = np.zeros((last - first, n_items - left), dtype=np.uint64)
-        for i, j, n in blocks:
-            rows = slice(*np.searchsorted(i, [first, last]))
-            total[i[rows] - first, j[rows] - left] += n[rows]  # no pair stands twice in a block
+        for block in blocks:
+            ends = block.offsets[first : last + 1]
+            i = np.repeat(np.arange(last - first), np.diff(ends))
+            j = block.right[ends[0] : ends[-1]].astype(np.int64) - left
+            total[i, j] += block.sums[ends[0] : ends[-1]]  # no pair stands twice in a block
         write_band(out / f"{band:05d}.parquet", total, first, left)
 
 

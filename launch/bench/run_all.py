@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("cooccurrence", "memory", "tokenizing", "matching", "scoring", "lens")
+BENCHMARKS = (
+    "cooccurrence", "memory", "windows", "tokenizing", "text_to_scores", "matching", "scoring",
+    "lens",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -3,21 +3,28 @@
 Weights are whole numbers, so that sums are exact whatever their order: 1 at every distance (flat),
 or lcm(1..w) / d at distance d (the harmonic weights of GloVe, Pennington et al. 2014, section 4.2,
 times lcm(1..w): 2520 for w = 10). A row of the matrix is summed up in one array that stays in the
-cache, item by item, instead of one hash table for all pairs.
+cache, item by item, instead of one table for all pairs. What costs time then are branches that no
+processor can foresee and additions that wait for the one before, so there are none of the former,
+and neighbours are gathered first and added afterwards.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from mining.kernels.compiled import kernel
 
 Weighting = Literal["flat", "harmonic"]
 MAX_HARMONIC_WINDOW = 40  # lcm(1..40) is 5.3e15; more would soon overflow 64 bits
+PLACES_AT_A_TIME = 64
+PAIRS_AT_A_TIME = 1 << 22
 
 
 def distance_weights(window: int, weighting: Weighting) -> npt.NDArray[np.uint64]:
@@ -50,67 +57,214 @@ def pad_documents(
     return stream
 
 
-@kernel
+class Rows(NamedTuple):
+    """A sparse matrix: row i holds sums[k] at right[k] for k in offsets[i]..offsets[i + 1] - 1.
+
+    `offsets` int64 [n_items + 1], `right` uint32 (ascending within a row), `sums` uint64, none 0.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    right: npt.NDArray[np.uint32]
+    sums: npt.NDArray[np.uint64]
+
+
 def window_counts(
     stream: npt.NDArray[np.int32], weights: npt.NDArray[np.uint64], directed: bool, n_items: int
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+) -> Rows:
     """Weighted counts of all pairs in a stream that `pad_documents` made for len(weights).
 
     Undirected: the pairs (i, j) with i <= j, each pair of places counted once. Directed: i stands
-    before j. Returns (i, j, sum), sorted by i and j, without zeros.
+    before j.
     """
+    ends = np.cumsum(_count_items(stream, n_items))
+    # Arrays are made here, because numpy asks for large memory pages and compiled code does not.
+    places = np.empty(ends[-1], dtype=np.int64)
+    _sort_places(stream, ends[:-1].copy(), places)
     window = len(weights)
-    row_offsets = np.zeros(n_items + 1, dtype=np.int64)
+    if directed:
+        steps, step_weights = np.arange(1, window + 1), weights
+    else:
+        steps = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+        step_weights = np.concatenate([weights[::-1], weights])
+    # Neighbours that do not count add to spare cells behind the row, each step to one of its own.
+    # These are never 0, and so never taken for cells that are new.
+    row = np.zeros(n_items + len(steps), dtype=np.uint64)
+    row[n_items:] = 1
+    offsets = np.zeros(n_items + 1, dtype=np.int64)
+    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]] = []
+    size = max(n_items, min(PAIRS_AT_A_TIME, len(places) * len(steps)))
+    first = 0
+    while first < n_items:
+        right, sums = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
+        last = _count_rows(
+            stream, places, ends, steps, step_weights, directed, first, row, offsets, right, sums
+        )
+        n_found = offsets[last] - offsets[first]
+        parts.append((right[:n_found], sums[:n_found]))
+        first = last
+    if len(parts) == 1:
+        return Rows(offsets, *parts[0])
+    rights, every_sum = zip(*parts, strict=True)
+    return Rows(offsets, np.concatenate(rights), np.concatenate(every_sum))
+
+
+@kernel
+def _count_items(stream: npt.NDArray[np.int32], n_items: int) -> npt.NDArray[np.int64]:
+    """How often each item stands in the stream, int64 [n_items + 1], with a 0 before."""
+    counts = np.zeros(n_items + 1, dtype=np.int64)
     for item in stream:
-        if item >= 0:
-            row_offsets[item + 1] += 1
-    for item in range(n_items):
-        row_offsets[item + 1] += row_offsets[item]
-    places = np.empty(row_offsets[n_items], dtype=np.int64)
-    free = row_offsets[:-1].copy()
+        counts[item + 1] += item >= 0
+    return counts
+
+
+@kernel
+def _sort_places(
+    stream: npt.NDArray[np.int32], free: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+) -> None:
+    """The places of each item, in order; item i's begin at free[i] (which is changed)."""
     for place in range(len(stream)):
         item = stream[place]
         if item >= 0:
             places[free[item]] = place
             free[item] += 1
 
-    row = np.zeros(n_items, dtype=np.uint64)
-    touched = np.empty(n_items, dtype=np.uint32)
-    capacity = 1 << 16
-    left, right = np.empty(capacity, dtype=np.uint32), np.empty(capacity, dtype=np.uint32)
-    sums = np.empty(capacity, dtype=np.uint64)
+
+@kernel
+def _count_rows(
+    stream: npt.NDArray[np.int32],
+    places: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.uint64],
+    directed: bool,
+    first: int,
+    row: npt.NDArray[np.uint64],
+    offsets: npt.NDArray[np.int64],
+    right: npt.NDArray[np.uint32],
+    sums: npt.NDArray[np.uint64],
+) -> int:
+    """Write the rows from `first` on for which there is room, and return the first one left over.
+
+    `offsets` is written up to the returned row. `row` is all 0, but for its spare cells.
+    """
+    n_items = len(ends) - 1
+    new = np.empty(n_items + 1, dtype=np.uint32)
+    is_new = np.zeros((n_items + 63) // 64, dtype=np.uint64)  # one bit an item
+    gathered = np.empty(PLACES_AT_A_TIME * len(steps), dtype=np.int32)
     n_found = 0
-    for i in range(n_items):
-        n_touched = 0
-        for place in places[row_offsets[i] : row_offsets[i + 1]]:
-            for d in range(1, window + 1):
-                j = stream[place + d]
-                if j >= 0 and (directed or j >= i):
-                    if row[j] == 0:
-                        touched[n_touched] = j
-                        n_touched += 1
-                    row[j] += weights[d - 1]
-                if not directed:
-                    j = stream[place - d]
-                    # A pair of equal items is seen from its first place already.
-                    if j > i:
-                        if row[j] == 0:
-                            touched[n_touched] = j
-                            n_touched += 1
-                        row[j] += weights[d - 1]
-        while n_found + n_touched > capacity:
-            capacity *= 2
-            left, right = _grown(left, capacity), _grown(right, capacity)
-            sums = _grown(sums, capacity)
-        for j in np.sort(touched[:n_touched]):
-            left[n_found], right[n_found], sums[n_found] = i, j, row[j]
-            row[j] = 0
-            n_found += 1
-    return left[:n_found].copy(), right[:n_found].copy(), sums[:n_found].copy()
+    for i in range(first, n_items):
+        if n_found + n_items > len(right):
+            return i
+        least = 0 if directed else i
+        mine = places[ends[i] : ends[i + 1]]
+        sparse = 2 * len(mine) * len(steps) < n_items - least
+        n_new = 0
+        for start in range(0, len(mine), PLACES_AT_A_TIME):
+            some = mine[start : start + PLACES_AT_A_TIME]
+            _gather(stream, some, steps, gathered)
+            cells = gathered[: len(some) * len(steps)]
+            if sparse:
+                n_new = _add_and_note(cells, weights, least, row, new, n_new)
+            else:
+                _add(cells, weights, least, row)
+        if not directed:
+            row[i] >>= np.uint64(1)  # a pair of equal items was seen from both its places
+        if sparse:
+            n_found = _take_noted(new[:n_new], is_new, row, right, sums, n_found)
+        else:
+            for j in range(least, n_items):
+                right[n_found], sums[n_found] = j, row[j]
+                n_found += row[j] != 0
+                row[j] = 0
+        offsets[i + 1] = offsets[first] + n_found
+    return n_items
 
 
 @kernel
-def _grown(values: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
-    larger = np.empty(capacity, dtype=values.dtype)
-    larger[: len(values)] = values
-    return larger
+def _gather(
+    stream: npt.NDArray[np.int32],
+    places: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64],
+    gathered: npt.NDArray[np.int32],
+) -> None:
+    """The neighbours of each place, one step after another."""
+    n = np.uint64(0)  # unsigned numbers index without a check whether they count from the end
+    for place in places:
+        for step in steps:
+            gathered[n] = stream[np.uint64(place + step)]
+            n += np.uint64(1)
+
+
+@kernel
+def _add(
+    cells: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.uint64],
+    least: int,
+    row: npt.NDArray[np.uint64],
+) -> None:
+    """Add the steps' weights to their cells; those of cells below `least` to spare cells."""
+    spare = len(row) - len(weights)
+    n = np.uint64(0)
+    for _ in range(len(cells) // len(weights)):
+        for step in range(len(weights)):
+            j = np.int64(cells[n])
+            n += np.uint64(1)
+            row[np.uint64(j if j >= least else spare + step)] += weights[np.uint64(step)]
+
+
+@kernel
+def _add_and_note(
+    cells: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.uint64],
+    least: int,
+    row: npt.NDArray[np.uint64],
+    new: npt.NDArray[np.uint32],
+    n_new: int,
+) -> int:
+    """The same as `_add`; cells that were 0 are appended to `new`, whose length is returned."""
+    spare = len(row) - len(weights)
+    n = np.uint64(0)
+    for _ in range(len(cells) // len(weights)):
+        for step in range(len(weights)):
+            j = np.int64(cells[n])
+            n += np.uint64(1)
+            cell = np.uint64(j if j >= least else spare + step)
+            before = row[cell]
+            row[cell] = before + weights[np.uint64(step)]
+            new[np.uint64(n_new)] = cell
+            n_new += before == 0
+    return n_new
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _lowest_bit(typing_context: Any, bits: Any) -> Any:
+    """The number of the lowest set bit of a uint64 that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: list[Any]) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+@kernel
+def _take_noted(
+    new: npt.NDArray[np.uint32],
+    is_new: npt.NDArray[np.uint64],
+    row: npt.NDArray[np.uint64],
+    right: npt.NDArray[np.uint32],
+    sums: npt.NDArray[np.uint64],
+    n_found: int,
+) -> int:
+    """Move the noted cells' sums, in the order of the cells, behind the first `n_found`."""
+    for j in new:
+        is_new[j >> 6] |= np.uint64(1) << np.uint64(j & 63)
+    for word in range(len(is_new)):
+        bits = is_new[word]
+        is_new[word] = 0
+        while bits:
+            j = (word << 6) + _lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            right[n_found], sums[n_found] = j, row[j]
+            row[j] = 0
+            n_found += 1
+    return n_found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mining.kernels.window
 from mining.kernels.window import Weighting, distance_weights, pad_documents, window_counts
 
 N_IDS = 9
@@ -42,17 +44,38 @@ def test_window_counts(
     tokens = np.array([t for d in documents for t in d], dtype=np.uint32)
     offsets = np.cumsum([0, *map(len, documents)]).astype(np.int64)
     stream = pad_documents(tokens, offsets, item_of, window)
-    left, right, sums = window_counts(stream, weights, directed, n_items)
-    pairs = list(zip(left.tolist(), right.tolist(), strict=True))
+    found = window_counts(stream, weights, directed, n_items)
+    left = np.repeat(np.arange(n_items), np.diff(found.offsets))
+    pairs = list(zip(left.tolist(), found.right.tolist(), strict=True))
     assert pairs == sorted(expected)
-    assert sums.tolist() == [expected[pair] for pair in pairs]
+    assert found.sums.tolist() == [expected[pair] for pair in pairs]
 
 
-def test_more_pairs_than_fit_at_first() -> None:
-    stream = np.concatenate([[-1], np.random.default_rng(0).integers(0, 900, 200_000), [-1]])
-    left, _, sums = window_counts(stream.astype(np.int32), distance_weights(1, "flat"), True, 900)
-    assert len(left) > 1 << 16
-    assert sums.sum() == 199_999
+@pytest.mark.parametrize("directed", [True, False])
+def test_rows_of_few_and_many_places(directed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are noted cell by cell, rows that are read whole, and more than one part."""
+    n_items, window = 900, 5
+    rng = np.random.default_rng(0)
+    items = np.minimum(rng.zipf(1.2, 60_000) - 1, n_items - 1).astype(np.int32)
+    stream = np.concatenate([np.full(window, -1), items, np.full(window, -1)]).astype(np.int32)
+    weights = distance_weights(window, "harmonic")
+    expected = np.zeros((n_items, n_items), dtype=np.uint64)
+    for distance, weight in enumerate(weights, start=1):
+        np.add.at(expected, (items[:-distance], items[distance:]), weight)
+    if not directed:
+        expected = np.triu(expected + np.tril(expected, -1).T)
+    for at_a_time in (1 << 22, 1 << 10):
+        monkeypatch.setattr(mining.kernels.window, "PAIRS_AT_A_TIME", at_a_time)
+        found = window_counts(stream, weights, directed, n_items)
+        left = np.repeat(np.arange(n_items), np.diff(found.offsets))
+        assert len(left) == np.count_nonzero(expected)
+        dense = np.zeros_like(expected)
+        dense[left, found.right] = found.sums
+        assert np.array_equal(dense, expected)
+        assert all(
+            np.all(np.diff(found.right[start:end].astype(np.int64)) > 0)
+            for start, end in itertools.pairwise(found.offsets)
+        )
 
 
 def test_weights_are_exact_and_bounded() -> None:

@@ -20,10 +20,11 @@ from mining.common.shards import common_info, list_shards, read_shard
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import FileReader, Record, list_documents
+from mining.duplicates import first_occurrences
 from mining.engine_settings import EngineSettings
 from mining.segment import words
 from mining.settings import CorpusSettings, TokenizerSettings, TokenizeSettings
-from mining.tokenize import first_occurrences, run_tokenize
+from mining.tokenize import run_tokenize
 from mining.train_tokenizer import run_tokenizer
 from tests.conftest import folder_bytes
 
