@@ -19,6 +19,7 @@ import scipy.sparse
 
 from launch.bench.documents import Documents, draw_documents, head
 from launch.bench.timing import medians, report
+from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import (
     Block,
     band_cells,
@@ -154,8 +155,10 @@ def _joins(
         found["duckdb"] = duckdb_self_join
     if spark:
         from launch.bench.self_joins import spark_self_join
+        from mining.spark_session import spark_session
 
-        found["spark"] = spark_self_join
+        session = spark_session(EngineSettings("spark", workers=1))
+        found["spark"] = functools.partial(spark_self_join, session=session)
     return found
 
 
