@@ -22,7 +22,7 @@ from mining.common.errors import InputError
 from mining.common.files import read_json
 from mining.common.stage import FilesInput, Input, Manifest, StageInput, read_manifest
 from mining.common.task import Task, read_task, task_files
-from mining.settings import ARMS
+from mining.mix_settings import ARMS
 
 RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000

@@ -7,6 +7,7 @@ the same order from every engine, shard split and number of workers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,28 @@ import numpy.typing as npt
 
 def hash64(*parts: object) -> int:
     """64-bit BLAKE2b hash of the parts' text; parts are length-prefixed so that none can run on."""
+    return int.from_bytes(_digest(parts).digest(), "little")
+
+
+def hash64_each(parts: Iterable[object], texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """`hash64(*parts, text)` of each text, uint64 [n_texts]; what they share is hashed once."""
+    start = _digest(parts)
+    found = bytearray()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest = start.copy()
+        digest.update(len(data).to_bytes(8, "little") + data)
+        found += digest.digest()
+    return np.frombuffer(found, dtype="<u8").astype(np.uint64)
+
+
+def _digest(parts: Iterable[object]) -> hashlib.blake2b:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         data = str(part).encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
-    return int.from_bytes(digest.digest(), "little")
+    return digest
 
 
 def child_seed(root: int, *names: object) -> int:

@@ -22,9 +22,9 @@ from eval.stats import Bootstrap
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
+from mining.mix_settings import MixSettings
 from mining.settings import (
     CountSettings,
-    MixSettings,
     PivotsSettings,
     ScoreSettings,
     TokenizerSettings,

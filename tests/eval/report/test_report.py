@@ -23,7 +23,8 @@ from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json
 from mining.common.stage import begin, read_manifest, settings_dict
-from mining.settings import CorpusSettings, MixSettings, TokenizeSettings
+from mining.mix_settings import MixSettings
+from mining.settings import CorpusSettings, TokenizeSettings
 from training.settings import TrainSettings
 
 QUICK = ReportSettings(bootstrap_samples=100)
