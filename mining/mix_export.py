@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
@@ -154,10 +155,12 @@ def write_parts(
             out / part.arm / "documents.parquet", columns=[n for n in SCHEMA.names if n != "text"]
         ).slice(part.first, part.last - part.first)
         table = found.append_column("text", pa.array(texts, pa.string())).select(SCHEMA.names)
+        # Readers drop or refuse empty texts: of a document's last cut, end-of-text may be all.
+        table = table.filter(pc.greater(table["n_tokens"], 1)).cast(SCHEMA)
         if "jsonl" in formats:
             _write_jsonl(out / part.arm / "jsonl" / f"{part.k:05d}.jsonl.gz", table.to_batches())
         if "parquet" in formats:
-            write_table(out / part.arm / "parquet" / f"{part.k:05d}.parquet", table.cast(SCHEMA))
+            write_table(out / part.arm / "parquet" / f"{part.k:05d}.parquet", table)
 
 
 def _texts(rows: Integers, starts: Integers, work: Path) -> list[str]:

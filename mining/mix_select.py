@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mining.common.errors import InputError, SettingsError
-from mining.kernels.select import Limit, begin_within, fill_budget, size_bins
+from mining.kernels.select import Limit, fill_budget, size_bins
 from mining.mix_documents import Documents
 from mining.mix_settings import MixSettings
 
@@ -196,17 +196,19 @@ def _draw(
     if settings.max_source_share is not None:
         most = int(settings.max_source_share * budget)
         sources = np.full(len(pool.documents.sources), most, dtype=np.int64)
+    first = []
     if rule == "pivot" and settings.match:
         held = np.bincount(pool.matched[rows], sizes[rows], pool.n_matched)
-        most_of_each = np.ceil(settings.max_pool_share * held).astype(np.int64)
-        order = begin_within(order, sizes, pool.matched, most_of_each)
-    draw = _fill(pool, order, budget, distinct, sources, target)
+        most_of_each = (settings.max_pool_share * held).astype(np.int64)
+        # Not cut: of a group of one document none would ever stay whole.
+        first = [Limit(pool.matched, most_of_each, whole=True)]
+    draw = _fill(pool, order, budget, distinct, sources, target, first)
     if target is not None and draw.sizes.sum() < budget:
         # Where this arm has too little of a group, the rest comes from any.
         rest = order[~np.isin(order, draw.rows)]
         left = budget - int(draw.sizes.sum())
         distinct -= int(draw.sizes[draw.repeats == 0].sum())
-        more = _fill(pool, rest, left, distinct, sources, None)
+        more = _fill(pool, rest, left, distinct, sources, None, [])
         draw = _join([draw, more])
     given = int(draw.sizes.sum())
     if given < budget:
@@ -234,18 +236,20 @@ def _fill(
     distinct: int,
     sources: Integers | None,
     target: Draw | None,
+    first: Sequence[Limit],
 ) -> Draw:
     """Take documents in order, and the same ones again up to max_repeats times, up to the budget.
 
     `distinct`: tokens of different documents at most. `sources` int64 [n_sources]: tokens of each
-    source that may still be taken; lowered in place. `target`: see `_draw`.
+    source that may still be taken; lowered in place. `target`: see `_draw`. `first`: limits of
+    different documents.
     """
     lasting = [] if sources is None else [Limit(pool.documents.source, sources)]
     passes = []
     sizes = pool.sizes
     wanted = np.zeros(pool.n_matched, dtype=np.int64)
     for repeat in range(pool.settings.max_repeats):
-        limits = lasting
+        limits = [*lasting, *first] if repeat == 0 else lasting
         if target is not None:
             # As many different documents as the target has; in later passes the rest.
             part = (target.repeats == 0) == (repeat == 0)
@@ -293,9 +297,10 @@ def _preference(pool: Pool, rows: Integers, rule: str) -> Integers:
     best = documents.rank(rows, [sign * proportion, hashes])
     if settings.top_share is None:
         return rows[best]
-    most = int(settings.top_share * pool.sizes[rows].sum())
-    one_group = np.zeros(len(rows), dtype=np.int32)
-    best = begin_within(best, pool.sizes[rows], one_group, np.array([most]))
+    ends = np.cumsum(pool.sizes[rows[best]])
+    best = (
+        best[: 1 + int(np.searchsorted(ends, settings.top_share * ends[-1]))] if len(best) else best
+    )
     rows, hashes = rows[best], hashes[best]
     return rows[documents.rank(rows, [hashes])]
 

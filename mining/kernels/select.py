@@ -17,11 +17,12 @@ class Limit(NamedTuple):
     """At most `left[g]` more tokens of the documents of group g.
 
     `groups` int32 [n_docs] are the documents' groups, `left` int64 [n_groups]; taking documents
-    lowers it in place.
+    lowers it in place. `whole`: the last document of a group is not cut, and may go beyond.
     """
 
     groups: npt.NDArray[np.int32]
     left: Integers
+    whole: bool = False
 
 
 def fill_budget(
@@ -40,7 +41,8 @@ def fill_budget(
     for row, limit in zip(left, limits, strict=True):
         row[: len(limit.left)] = limit.left
     groups = np.stack([limit.groups for limit in limits]) if limits else _no_groups(len(sizes))
-    lengths = _fill(order, sizes, budget, groups, left)
+    whole = np.array([limit.whole for limit in limits], dtype=np.bool_)
+    lengths = _fill(order, sizes, budget, groups, left, whole)
     for row, limit in zip(left, limits, strict=True):
         limit.left[:] = row[: len(limit.left)]
     taken = np.flatnonzero(lengths)
@@ -53,7 +55,12 @@ def _no_groups(n: int) -> npt.NDArray[np.int32]:
 
 @kernel
 def _fill(
-    order: Integers, sizes: Integers, budget: int, groups: npt.NDArray[np.int32], left: Any
+    order: Integers,
+    sizes: Integers,
+    budget: int,
+    groups: npt.NDArray[np.int32],
+    left: Any,
+    whole: npt.NDArray[np.bool_],
 ) -> Integers:
     """Tokens taken of each document of `order`; limit c holds for groups[c] and is in left[c]."""
     lengths = np.zeros(len(order), dtype=np.int64)
@@ -63,31 +70,15 @@ def _fill(
         document = order[k]
         room = min(sizes[document], budget)
         for c in range(len(groups)):
-            room = min(room, left[c, groups[c, document]])
+            rest = left[c, groups[c, document]]
+            if rest <= 0 or not whole[c]:
+                room = min(room, rest)
         if room > 0:
             lengths[k] = room
             budget -= room
             for c in range(len(groups)):
                 left[c, groups[c, document]] -= room
     return lengths
-
-
-def begin_within(
-    order: Integers, sizes: Integers, groups: npt.NDArray[np.int32], tokens: Integers
-) -> Integers:
-    """Those of `order` that begin within the first tokens[g] tokens of their group, in order.
-
-    `sizes` int64 and `groups` int32 are of all documents, `tokens` int64 [n_groups]. At least one
-    document of each group that has tokens is among them.
-    """
-    by_group = np.argsort(groups[order], kind="stable")
-    sorted_groups, sorted_sizes = groups[order][by_group], sizes[order][by_group]
-    before = np.cumsum(sorted_sizes) - sorted_sizes
-    first = np.searchsorted(sorted_groups, sorted_groups)  # where each one's group begins
-    within = before - before[first] < tokens[sorted_groups]
-    keep = np.zeros(len(order), dtype=bool)
-    keep[by_group] = within
-    return order[keep]
 
 
 def size_bins(sizes: Integers) -> npt.NDArray[np.int32]:

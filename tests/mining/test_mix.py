@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
-from mining.kernels.select import Limit, begin_within, fill_budget, size_bins
+from mining.kernels.select import Limit, fill_budget, size_bins
 from mining.mix import run_mix
 from mining.mix_compare import describe_arms
 from mining.mix_documents import collect_documents, rank_with_ties
@@ -70,9 +71,10 @@ def test_fill_budget_equals_a_plain_loop(
     indices = list(range(len(sizes)))
     order.shuffle(indices)
     groups = [[order.randrange(len(left)) for _ in sizes] for left in limits]
+    whole = [order.random() < 0.3 for _ in limits]
     given_limits = [
-        Limit(np.array(group, np.int32), np.array(left, np.int64))
-        for group, left in zip(groups, limits, strict=True)
+        Limit(np.array(group, np.int32), np.array(left, np.int64), soft)
+        for group, left, soft in zip(groups, limits, whole, strict=True)
     ]
     taken, lengths = fill_budget(
         np.array(indices, np.int64), np.array(sizes, np.int64), budget, given_limits
@@ -80,7 +82,9 @@ def test_fill_budget_equals_a_plain_loop(
     expected = []
     rest, left = budget, [list(row) for row in limits]
     for i in indices:
-        room = min([sizes[i], rest, *(row[g[i]] for row, g in zip(left, groups, strict=True))])
+        lefts = [row[g[i]] for row, g in zip(left, groups, strict=True)]
+        room = min([sizes[i], rest, *(n for n, w in zip(lefts, whole, strict=True) if not w)])
+        room = room if all(n > 0 for n in lefts) else 0
         if room > 0:
             expected.append((i, room))
             rest -= room
@@ -90,27 +94,6 @@ def test_fill_budget_equals_a_plain_loop(
     assert [limit.left.tolist() for limit in given_limits] == left
     if not limits:
         assert lengths.sum() == min(budget, sum(sizes))
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), max_size=12),
-    tokens=st.lists(st.integers(0, 25), min_size=3, max_size=3),
-    order=st.randoms(),
-)
-def test_begin_within_equals_a_plain_loop(
-    rows: list[tuple[int, int]], tokens: list[int], order: Any
-) -> None:
-    indices = list(range(len(rows)))
-    order.shuffle(indices)
-    sizes = np.array([size for size, _ in rows], np.int64)
-    groups = np.array([group for _, group in rows], np.int32)
-    found = begin_within(np.array(indices, np.int64), sizes, groups, np.array(tokens))
-    before, expected = [0, 0, 0], []
-    for i in indices:
-        if before[groups[i]] < tokens[groups[i]]:
-            expected.append(i)
-        before[groups[i]] += sizes[i]
-    assert found.tolist() == expected
 
 
 @given(st.lists(st.integers(1, 1 << 40), min_size=1))
@@ -404,7 +387,7 @@ def test_thresholds_draw_at_random_on_their_side() -> None:
         select(documents, narrow, 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), match=st.sampled_from([("source",), ("length",), "both"]))
 def test_matched_arms_hold_the_same_tokens_of_each_group(seed: int, match: Any) -> None:
     documents = table(900, seed)
@@ -434,7 +417,7 @@ def test_matched_arms_hold_the_same_tokens_of_each_group(seed: int, match: Any) 
         assert "match_deviation" not in before
         for name in match:
             assert entry[f"{name}_distance"] == 0.0
-            assert before[f"{name}_distance"] > 0.05
+            assert before[f"{name}_distance"] > 0.01
 
 
 def test_a_group_that_has_too_little_is_filled_up_and_said(caplog: Any) -> None:
@@ -507,7 +490,7 @@ def test_repeats_stand_evenly_around_the_order() -> None:
     assert (chosen.repeats > 0).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), match=st.booleans())
 def test_no_source_gives_more_than_its_share(seed: int, match: bool) -> None:
     documents = table(900, seed)
@@ -557,7 +540,7 @@ def test_budgets_in_tokens_beside_shares() -> None:
         ({"match": ("source", "source")}, "match"),
         ({"match": ("source",), "arms": ("random",)}, "match: .* the arm pivot"),
         ({"export": ("jsonl", "jsonl")}, "export"),
-        ({"languages": {"fr": 0.5}, "language_tokens": {"fr": 5}}, "language_tokens: .*both for fr"),
+        ({"languages": {"fr": 0.5}, "language_tokens": {"fr": 5}}, "language_tokens.*both for fr"),
         ({"language_tokens": {"fr": 0}}, "language_tokens"),
         ({"budget_tokens": 10, "languages": {"fr": 0.5}, "language_tokens": {"zh": 6}},
          "language_tokens: .* at most 5"),
@@ -598,6 +581,8 @@ def test_exported_text_is_what_other_readers_find(
         files = sorted(str(path) for path in (out / arm / "jsonl").iterdir())
         assert len(files) == 5
         chosen = pq.read_table(out / arm / "documents.parquet").to_pylist()
+        # What is cut to end-of-text alone has no text.
+        exported = [row for row in chosen if row["n_tokens"] > 1]
         assert any(row["repeat"] for row in chosen)
         loads = [
             datasets.load_dataset(kind, data_files=names, split="train", cache_dir=str(tmp_path))
@@ -614,18 +599,16 @@ def test_exported_text_is_what_other_readers_find(
         assert np.array_equal(np.fromfile(out / arm / "tokens.ds", "<u2"), ids)
         windows = DatatroveFileDataset(str(out / arm / "tokens.ds"), seq_len=99, token_size=2)
         assert len(windows) == 15
-        assert all(
-            w["input_ids"].tolist() == ids[100 * k : 100 * k + 100].tolist()
-            for k, w in enumerate(windows)
-        )
-        start = 0
-        for row, given_row, end in zip(loads[0], chosen, ends.tolist(), strict=True):
+        for k in range(len(windows)):  # it has no end of its own
+            assert windows[k]["input_ids"].tolist() == ids[100 * k : 100 * k + 100].tolist()
+        borders = itertools.pairwise([0, *ends.tolist()])
+        long = [(start, end) for start, end in borders if end > start + 1]
+        for row, given_row, (start, end) in zip(loads[0], exported, long, strict=True):
             assert {k: row[k] for k in row if k != "text"} == {k: given_row[k] for k in row
                                                                if k != "text"}  # fmt: skip
             assert loaded.encode(row["text"]) == ids[start : end - 1].tolist()
             whole = end - start - 1 == len(texts[row["id"]].split())
             assert row["text"] == texts[row["id"]] if whole else row["text"] in texts[row["id"]]
-            start = end
     assert "documents" in read_manifest(out, "mix").inputs
     first = next(iter(stages["docs"].glob("*")))
     first.write_bytes(gzip.compress(gzip.decompress(first.read_bytes()).replace(b"w1 ", b"w2 ", 1)))
