@@ -29,9 +29,9 @@ from training.settings import TrainSettings
 
 QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
-    "differences", "corpus", "pivots", "scripts", "proportions", "mixes", "overlap", "train-loss",
-    "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter", "roc", "auc",
-    "heatmaps", "series",
+    "differences", "corpus", "pivots", "scripts", "proportions", "sources", "mixes", "overlap",
+    "train-loss", "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter",
+    "roc", "auc", "heatmaps", "series",
 }  # fmt: skip
 SECTIONS = (
     "answer", "corpus", "pivots", "proportions", "mixes", "training", "translation", "layers",
@@ -118,6 +118,8 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
     assert "pivot/1 minus original/0" in page.text
     assert "0.046" in page.text  # a corrected p-value
     assert "mean reciprocal rank" in page.text
+    assert "tokens elsewhere than in pivot" in page.text
+    assert "21.3%" in page.text  # how far another arm's sources are from the pivot arm's
     manifest = read_manifest(out, "report")
     assert {"tokenizer", "train/pivot/0", "attribute/random/1", "task"} <= set(manifest.inputs)
     assert manifest.counts["verdict"] == "better"
