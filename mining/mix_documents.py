@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError, MismatchError
-from mining.common.seeds import hash64_each
+from mining.common.seeds import length_prefixed
+from mining.kernels.hashing import hash_texts
 
 BLOCK_ROWS = 1 << 16
 Integers = npt.NDArray[np.int64]
@@ -196,11 +197,12 @@ def _blocks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _hashes(parts: tuple[object, ...], texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    return np.concatenate(
-        [np.zeros(0, dtype=np.uint64)]
-        + [
-            hash64_each(parts, chunk.slice(start, BLOCK_ROWS).to_pylist())
-            for chunk in texts.chunks
-            for start in range(0, len(chunk), BLOCK_ROWS)
-        ]
-    )
+    prefix = length_prefixed(parts)
+    found = [np.zeros(0, dtype=np.uint64)]
+    for chunk in texts.chunks:
+        _, borders, data = chunk.buffers()
+        if len(chunk):
+            offsets = np.frombuffer(borders, np.int32)[chunk.offset :][: len(chunk) + 1]
+            raw = np.frombuffer(data or b"", np.uint8)
+            found.append(hash_texts(prefix, raw, offsets.astype(np.int64)))
+    return np.concatenate(found)

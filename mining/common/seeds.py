@@ -15,28 +15,14 @@ import numpy.typing as npt
 
 def hash64(*parts: object) -> int:
     """64-bit BLAKE2b hash of the parts' text; parts are length-prefixed so that none can run on."""
-    return int.from_bytes(_digest(parts).digest(), "little")
+    digest = hashlib.blake2b(length_prefixed(parts), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
 
 
-def hash64_each(parts: Iterable[object], texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """`hash64(*parts, text)` of each text, uint64 [n_texts]; what they share is hashed once."""
-    start = _digest(parts)
-    found = bytearray()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest = start.copy()
-        digest.update(len(data).to_bytes(8, "little") + data)
-        found += digest.digest()
-    return np.frombuffer(found, dtype="<u8").astype(np.uint64)
-
-
-def _digest(parts: Iterable[object]) -> hashlib.blake2b:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        data = str(part).encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest
+def length_prefixed(parts: Iterable[object]) -> bytes:
+    """What is hashed of the parts: each one's length (8 bytes, little-endian) and its UTF-8."""
+    texts = (str(part).encode("utf-8", "surrogatepass") for part in parts)
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
 def child_seed(root: int, *names: object) -> int:

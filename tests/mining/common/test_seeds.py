@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mining.common.seeds import hash64, hash64_each, mix64
+from mining.common.seeds import hash64, mix64
 
 
 def splitmix_finaliser(z: int) -> int:
@@ -25,9 +25,3 @@ def test_mix64(numbers: list[int]) -> None:
 def test_hashes_keep_parts_apart() -> None:
     assert hash64("ab", "c") != hash64("a", "bc")
     assert hash64(1, "x") == hash64("1", "x")  # by their text
-
-
-@given(st.lists(st.text()), st.integers())
-def test_many_hashes_equal_single_ones(texts: list[str], seed: int) -> None:
-    found = hash64_each((seed, "mix"), texts)
-    assert found.tolist() == [hash64(seed, "mix", text) for text in texts]
