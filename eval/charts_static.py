@@ -272,6 +272,7 @@ def _draw_boxes(chart: BoxChart) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, height + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
+    ax.use_sticky_edges = False  # a median of 0 is not to stand on the axis
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     spread = 0.8 / len(chart.series)
