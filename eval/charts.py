@@ -161,6 +161,38 @@ class BarChart:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A distribution: the middle line, the box around it and the ends of its whiskers."""
+
+    low: float
+    lower: float
+    middle: float
+    upper: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BoxSeries:
+    """One box per row of a BoxChart; None leaves the row empty."""
+
+    name: str
+    color: str
+    boxes: list[Box | None]
+    hover: list[str]
+
+
+@dataclass(frozen=True)
+class BoxChart:
+    """Horizontal boxes, one row a thing; the series of a row lie below each other."""
+
+    name: str
+    alt: str
+    rows: tuple[str, ...]
+    series: tuple[BoxSeries, ...]
+    axis: Axis
+
+
+@dataclass(frozen=True)
 class MatrixPanel:
     """A matrix of values with the text of each cell; NaN leaves a cell empty."""
 
@@ -223,4 +255,4 @@ def whole_ticks(chart: XYChart) -> list[int]:
     return list(range(-(-low // step) * step, high + 1, step))
 
 
-Chart = XYChart | DotChart | BarChart | MatrixChart
+Chart = XYChart | DotChart | BarChart | BoxChart | MatrixChart

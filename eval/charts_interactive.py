@@ -13,6 +13,7 @@ from eval.chart_style import DIVERGING, INK, MUTED, RULE, SEQUENTIAL, cell_is_da
 from eval.charts import (
     Axis,
     BarChart,
+    BoxChart,
     Chart,
     DotChart,
     MatrixChart,
@@ -43,6 +44,8 @@ def describe(chart: Chart) -> Spec:
         return _dots(chart)
     if isinstance(chart, BarChart):
         return _bars(chart)
+    if isinstance(chart, BoxChart):
+        return _boxes(chart)
     return _matrix(chart)
 
 
@@ -301,6 +304,38 @@ def _bars(chart: BarChart) -> Spec:
                 }, False)  # fmt: skip
     grid.layout["barmode"] = "stack"
     grid.labels(chart.axis.label, "")
+    return grid.spec()
+
+
+def _boxes(chart: BoxChart) -> Spec:
+    n_series = len(chart.series)
+    height = max(70, len(chart.rows) * (16 + 13 * n_series))
+    grid = _Grid(1, 1, height, _left(chart.rows))
+    grid.place(0, "", _axis(chart.axis, True), _rows(chart.rows, True))
+    spread = 0.8 / n_series
+    for k, series in enumerate(chart.series):
+        offset = (k - (n_series - 1) / 2) * spread
+        shown = [(row, box) for row, box in enumerate(series.boxes) if box is not None]
+        boxes = [box for _, box in shown]
+        places = [round(row + offset, 4) for row, _ in shown]
+        red, green, blue = (int(series.color[c : c + 2], 16) for c in (1, 3, 5))
+        grid.add(0, series.name, {
+            "type": "box", "orientation": "h", "y": places, "width": 0.72 * spread,
+            "lowerfence": _clean([box.low for box in boxes]),
+            "q1": _clean([box.lower for box in boxes]),
+            "median": _clean([box.middle for box in boxes]),
+            "q3": _clean([box.upper for box in boxes]),
+            "upperfence": _clean([box.high for box in boxes]),
+            "line": {"color": series.color, "width": 1.2}, "whiskerwidth": 0,
+            "fillcolor": f"rgba({red},{green},{blue},0.4)", "hoverinfo": "skip",
+        })  # fmt: skip
+        # A box writes its own numbers on hover; ours are on its middle.
+        grid.add(0, series.name, {
+            "type": "scatter", "mode": "markers", "y": places,
+            "x": _clean([box.middle for box in boxes]),
+            "marker": {"color": series.color, "size": 5},
+            "hoverinfo": "text", "hovertext": [series.hover[row] for row, _ in shown],
+        }, False)  # fmt: skip
     return grid.spec()
 
 

@@ -34,6 +34,7 @@ from eval.chart_style import (
 from eval.charts import (
     Axis,
     BarChart,
+    BoxChart,
     Chart,
     DotChart,
     DotPanel,
@@ -61,6 +62,8 @@ def draw(chart: Chart) -> Figure:
             return _draw_dots(chart)
         if isinstance(chart, BarChart):
             return _draw_bars(chart)
+        if isinstance(chart, BoxChart):
+            return _draw_boxes(chart)
         return _draw_matrix(chart)
 
 
@@ -262,6 +265,36 @@ def _draw_bars(chart: BarChart) -> Figure:
     axes[0].set_yticks(range(len(chart.rows)), [visible(row, 32) for row in chart.rows])
     axes[0].set_ylim(len(chart.rows) - 0.5, -0.5)
     figure.supxlabel(chart.axis.label, fontsize=9, color=INK)
+    _legend(figure, entries)
+    return figure
+
+
+def _draw_boxes(chart: BoxChart) -> Figure:
+    height = max(1.5, len(chart.rows) * (0.16 + 0.13 * len(chart.series)) + 0.75)
+    figure = Figure(figsize=(WIDTH_INCHES, height + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    ax.use_sticky_edges = False  # a median of 0 is not to stand on the axis
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    spread = 0.8 / len(chart.series)
+    entries: dict[str, Any] = {}
+    for k, series in enumerate(chart.series):
+        offset = (k - (len(chart.series) - 1) / 2) * spread
+        for row, box in enumerate(series.boxes):
+            if box is None:
+                continue
+            y = row + offset
+            ax.plot([box.low, box.high], [y, y], color=series.color, linewidth=1.0)
+            ax.barh(y, box.upper - box.lower, left=box.lower, height=0.72 * spread,
+                    color=series.color, alpha=0.45, linewidth=0)  # fmt: skip
+            half = 0.36 * spread
+            ax.plot([box.middle] * 2, [y - half, y + half], color=series.color, linewidth=2.0)
+        entries.setdefault(series.name, Patch(color=series.color, alpha=0.7))
+    _scale(ax, chart.axis, "x")
+    ax.set_xlabel(chart.axis.label)
+    ax.set_yticks(range(len(chart.rows)), [visible(row, 32) for row in chart.rows])
+    ax.set_ylim(len(chart.rows) - 0.5, -0.5)
     _legend(figure, entries)
     return figure
 

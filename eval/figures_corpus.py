@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.chart_style import CATEGORY_COLORS, OTHER_COLOR, Palette
+from eval.chart_style import CATEGORY_COLORS, OTHER_COLOR
 from eval.charts import (
     Axis,
     BarChart,
     BarPanel,
-    DotChart,
-    DotPanel,
-    DotSeries,
-    MatrixChart,
-    MatrixPanel,
     Panel,
     Series,
     Stack,
     XYChart,
 )
-from eval.report_data import PROPORTION_STEPS, Proportions, records
+from eval.report_data import records
 from eval.report_text import count, hover, number, percent, visible
-from eval.stats import Floats
 from mining.common.seeds import hash64
 from mining.scripts import script_kind
 
@@ -157,132 +150,6 @@ def scripts_figure(items: pd.DataFrame) -> BarChart | None:
         rows=tuple(shares),
         panels=(BarPanel("", tuple(stacks)),),
         axis=Axis("share of the items", percent=True, limits=(0, 1)),
-    )
-
-
-def proportions_figure(found: Proportions, languages: list[str], palette: Palette) -> XYChart:
-    """Distribution of the documents' pivot proportions, one panel a language."""
-    highest = max(found.quantile(lang, 0.998) for lang in languages)
-    top = min(1.0, max(math.ceil(highest * 20) / 20, 0.05))
-    panels = []
-    for lang in languages:
-        edges, share = proportion_bars(found, lang, top)
-        x = np.repeat(edges, 2)[1:-1]
-        y = np.repeat(share, 2)
-        texts = [
-            hover(
-                ("", lang),
-                ("proportion", f"{percent(a)} to {percent(b)}"),
-                ("documents", percent(s)),
-            )
-            for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
-        ]
-        texts = [text for text in texts for _ in range(2)]
-        color = palette.languages[lang]
-        median = found.quantile(lang, 0.5)
-        panels.append(
-            Panel(
-                title=lang,
-                series=(
-                    Series(lang, color, x.tolist(), y.tolist(), hover=texts, fill=True,
-                           legend=False),
-                    Series("median", color, [median, median], [0, float(share.max())],
-                           dash="dash", width=1.2, legend=False),
-                ),
-                note=f"{count(found.histogram[lang].sum())} documents, median {percent(median)}",
-            )
-        )  # fmt: skip
-    return XYChart(
-        name="proportions",
-        alt="Distribution of the pivot proportion of the documents, by language",
-        panels=tuple(panels),
-        x=Axis("pivot proportion of a document", percent=True, limits=(0, top)),
-        y=Axis("share of the documents", percent=True),
-        columns=2,
-        panel_height=1.75,
-        share_y=False,
-    )
-
-
-def proportion_bars(found: Proportions, lang: str, top: float) -> tuple[Floats, Floats]:
-    """Edges [n + 1] from 0 to `top` or just above, and the share of the documents per bar [n].
-
-    A document of n tokens has a multiple of 1 / n: bars narrower than that, or of no whole number
-    of such steps, would show a comb. So a bar is a whole number of steps of the mean document.
-    """
-    length = round(found.mean_length(lang))
-    width = max(1, math.ceil(top * length / HISTOGRAM_BARS))
-    n = max(1, math.ceil(top * length / width - 1e-9))
-    edges = np.arange(n + 1) * width
-    # Entry k of the histogram ends at k / PROPORTION_STEPS: an edge belongs to the bar above it.
-    places = -(-edges * PROPORTION_STEPS // length)
-    places[edges >= length] = PROPORTION_STEPS + 1
-    counts = found.histogram[lang]
-    below = np.concatenate([[0], counts.cumsum()])[places]
-    return edges / length, np.diff(below) / max(1, counts.sum())
-
-
-def mix_figure(mix: dict[str, Any], arms: list[str], palette: Palette) -> DotChart | None:
-    """Mean pivot proportion of each arm's documents, by language."""
-    shown = [arm for arm in arms if arm in mix["arms"]]
-    languages = [
-        lang for lang in palette.languages
-        if any(lang in mix["arms"][arm]["languages"] for arm in shown)
-    ]  # fmt: skip
-    if not languages:
-        return None
-    series = []
-    for arm in shown:
-        parts = [mix["arms"][arm]["languages"].get(lang, {}) for lang in languages]
-        values = [_value(part.get("mean_proportion")) for part in parts]
-        texts = [
-            hover(
-                ("", f"{arm}, {lang}"),
-                ("mean proportion", percent(value)),
-                ("tokens", count(part.get("tokens"))),
-                ("share of the pool", percent(part.get("pool_share"))),
-            )
-            for lang, value, part in zip(languages, values, parts, strict=True)
-        ]
-        series.append(DotSeries(arm, palette.arms[arm], values, hover=texts))
-    axis = Axis("mean pivot proportion of the tokens chosen", percent=True)
-    return DotChart(
-        name="mixes",
-        alt="Mean pivot proportion of the arms by language",
-        rows=tuple(languages),
-        panels=(DotPanel("", axis, tuple(series)),),
-    )
-
-
-def _value(found: float | None) -> float:
-    # Not `found or NaN`: a mix without any pivot has a mean of 0.
-    return math.nan if found is None else float(found)
-
-
-def overlap_figure(mix: dict[str, Any], arms: list[str]) -> MatrixChart | None:
-    """Share of one arm's tokens that also stand in another."""
-    overlap = mix.get("overlap") or {}
-    shown = [arm for arm in arms if arm in overlap]
-    if len(shown) < 2:
-        return None
-    values = [[float(overlap[a].get(b, math.nan)) for b in shown] for a in shown]
-    texts = [
-        [
-            hover(("", f"{percent(v)} of {a}"), ("also stands in", b))
-            for b, v in zip(shown, row, strict=True)
-        ]
-        for a, row in zip(shown, values, strict=True)
-    ]
-    return MatrixChart(
-        name="overlap",
-        alt="Overlap of the arms' documents",
-        rows=tuple(shown),
-        columns=tuple(shown),
-        row_label="of the tokens of",
-        column_label="stand also in",
-        panels=(MatrixPanel("", values, [[percent(v, 0) for v in row] for row in values], texts),),
-        limits=(0.0, 1.0),
-        beside=1,
     )
 
 

@@ -15,17 +15,12 @@ from eval.figures_translation import difference_figure
 from eval.report_answer import Estimate, Verdict, verdict
 from eval.report_cause import cause_section
 from eval.report_compare import comparison_blocks
-from eval.report_corpus import (
-    corpus_section,
-    mixes_section,
-    pivots_section,
-    proportions_section,
-    uplift,
-)
+from eval.report_corpus import corpus_section, pivots_section, proportions_section
 from eval.report_data import ReportInputs, RunData, read_run
 from eval.report_figures import FigureWriter
 from eval.report_inside import attribution_section, layers_section
 from eval.report_lineage import lineage_section
+from eval.report_mixes import mixes_section, uplift
 from eval.report_models import (
     difference_text,
     estimate_text,

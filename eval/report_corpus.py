@@ -1,26 +1,17 @@
-"""The sections on what was found and made of the corpus: corpus, pivots, proportions, mixes."""
+"""The sections on what was found in the corpus: corpus, pivots, proportions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from eval.chart_style import Palette
-from eval.figures_corpus import (
-    corpus_figure,
-    mix_figure,
-    neighbours,
-    overlap_figure,
-    pivots_figure,
-    proportions_figure,
-    scripts_figure,
-)
+from eval.figures_corpus import corpus_figure, neighbours, pivots_figure, scripts_figure
+from eval.figures_scores import proportions_figure, sources_figure
 from eval.report_data import Proportions, RunData, records
 from eval.report_figures import FigureWriter
 from eval.report_page import Block, Cell, Column, Note, Section, Table
 from eval.report_settings import ReportSettings
-from eval.report_text import count, listing, number, percent, plural
+from eval.report_text import count, number, percent, plural
 
 NEIGHBOURS_SHOWN = 3
 MAX_SOURCE_ROWS = 40
@@ -218,6 +209,13 @@ def proportions_section(
             figures.figure(chart, "Documents by pivot proportion; the dashed line is the median. "
                            "The panels have their own vertical scales."),
             Table("Pivot proportion by language.", columns, tuple(rows)),
+            figures.block(
+                sources_figure(found, data.languages, palette),
+                f"The {plural(len(found.sources), 'source')} with the most tokens: the line is the "
+                "median document, the box the middle half, and the thin line reaches from the 5th "
+                "to the 95th percentile.",
+                "There are no sources.",
+            ),
             _rich_documents(found, data.languages, settings),
         ),
     )  # fmt: skip
@@ -243,90 +241,3 @@ def _rich_documents(
         Column("proportion", "num"),
     )  # fmt: skip
     return Table(f"Documents of {least} with the highest proportion.", columns, tuple(rows))
-
-
-def mixes_section(data: RunData, palette: Palette, figures: FigureWriter) -> Section:
-    """The arms: how much, of what, how rich in pivots, how different from each other."""
-    arms = [arm for arm in data.arms if arm in data.mix["arms"]]
-    return Section(
-        id="mixes",
-        title="Mixes",
-        reads="Each arm is one set of documents for training. A fair comparison has the same "
-        "tokens in total and per language (but for original, which keeps the natural shares) and "
-        "differs in the proportion of pivots.",
-        limits="Whether the arms differ in anything else: choosing by pivots also chooses subjects "
-        "and sources. The larger the overlap, the smaller any effect can be.",
-        blocks=(
-            _balance(data, arms),
-            _arm_table(data, arms),
-            figures.block(
-                mix_figure(data.mix, arms, palette),
-                "Mean pivot proportion of the documents chosen, weighted by their tokens.",
-                "No arm holds a document.",
-            ),
-            figures.block(
-                overlap_figure(data.mix, arms),
-                "Share of the row's tokens whose documents stand also in the column's arm; "
-                "documents that stand in every arm by rule are left out.",
-                "There are not two arms to compare.",
-            ),
-        ),
-    )
-
-
-def _arm_table(data: RunData, arms: list[str]) -> Table:
-    columns = (
-        Column("arm"), Column("language"), Column("tokens", "num"), Column("documents", "num"),
-        Column("mean proportion", "num"), Column("share of the pool", "num"),
-    )  # fmt: skip
-    rows: list[tuple[Cell, ...]] = []
-    for arm in arms:
-        entry = data.mix["arms"][arm]
-        rows.append((arm, "all", count(entry["tokens"]), count(entry["documents"]), "", ""))
-        for lang in data.languages:
-            part = entry["languages"].get(lang)
-            if part:
-                rows.append((
-                    arm, lang, count(part["tokens"]), count(part["documents"]),
-                    percent(part.get("mean_proportion"), 2), percent(part.get("pool_share")),
-                ))  # fmt: skip
-        if always := entry.get("always_tokens"):
-            rows.append((arm, "in every arm by rule", count(always), "", "", ""))
-    return Table("The arms by language.", columns, tuple(rows), tall=len(rows) > 24)
-
-
-def _balance(data: RunData, arms: list[str]) -> Note:
-    entries = data.mix["arms"]
-    totals = [entries[arm]["tokens"] for arm in arms]
-    even = [arm for arm in arms if arm != "original"]
-    spread = 0.0
-    for lang in data.languages:
-        tokens = [entries[arm]["languages"].get(lang, {}).get("tokens", 0) for arm in even]
-        if tokens and max(tokens):
-            spread = max(spread, (max(tokens) - min(tokens)) / max(tokens))
-    whole = (max(totals) - min(totals)) / max(1, *totals) if totals else 0.0
-    text = (
-        f"Total tokens of the {plural(len(arms), 'arm')} differ by {percent(whole, 2)} at most. "
-        + (
-            f"Per language, {listing(even)} differ by {percent(spread, 2)} at most."
-            if len(even) > 1
-            else "There are no two arms that must be balanced by language."
-        )
-    )
-    return Note(text, "warn" if max(spread, whole) > 0.01 else "info")
-
-
-def uplift(data: RunData, candidate: str, baseline: str) -> tuple[float, float] | None:
-    """Mean pivot proportion of two arms over the languages that both have (plain mean)."""
-    arms = data.mix["arms"]
-    if candidate not in arms or baseline not in arms:
-        return None
-    first, second = arms[candidate]["languages"], arms[baseline]["languages"]
-    shared = [lang for lang in first if lang in second]
-    if not shared:
-        return None
-
-    def mean(entry: dict[str, Any]) -> float:
-        return float(np.mean([entry[lang].get("mean_proportion") or 0.0 for lang in shared]))
-
-    return mean(first), mean(second)

@@ -22,10 +22,11 @@ from mining.common.errors import InputError
 from mining.common.files import read_json
 from mining.common.stage import FilesInput, Input, Manifest, StageInput, read_manifest
 from mining.common.task import Task, read_task, task_files
-from mining.settings import ARMS
+from mining.mix_settings import ARMS
 
 RunKey = tuple[str, int]
 PROPORTION_STEPS = 10_000
+SOURCES_SHOWN = 12
 ITEM_KEY = ["concept", "source_lang", "target_lang"]
 SINGLE_STAGES = ("tokenizer", "tokenize", "count", "words", "pivots", "score", "mix")
 SEEDED_STAGES = ("train", "evaluate", "sentences", "trace", "intervene", "attribute")
@@ -82,26 +83,32 @@ class Proportions:
     `by_source`: lang, source, documents, tokens, pivots. `histogram`: per language documents int64
     [PROPORTION_STEPS + 1]; entry 0 counts those without any pivot, entry k those with a proportion
     above (k - 1) / PROPORTION_STEPS and at most k / PROPORTION_STEPS. `richest`: (proportion,
-    n_tokens, id, source) per language, falling.
+    n_tokens, id, source) per language, falling. `sources` are the SOURCES_SHOWN sources with the
+    most tokens, falling, and `source_histogram` holds their documents by (language, source).
     """
 
     by_source: pd.DataFrame
     histogram: dict[str, np.ndarray[Any, np.dtype[np.int64]]]
     richest: dict[str, list[tuple[float, int, str, str]]]
+    sources: tuple[str, ...]
+    source_histogram: dict[tuple[str, str], np.ndarray[Any, np.dtype[np.int64]]]
 
     def quantile(self, lang: str, share: float) -> float:
-        """The least proportion that at least `share` of a language's documents do not exceed.
-
-        Rounded up to a whole step, so 0 is exact.
-        """
-        counts = self.histogram[lang]
-        place = int(np.searchsorted(counts.cumsum(), share * counts.sum()))
-        return place / PROPORTION_STEPS
+        """The least proportion that at least `share` of a language's documents do not exceed."""
+        return histogram_quantile(self.histogram[lang], share)
 
     def mean_length(self, lang: str) -> float:
         """Tokens of a language's mean document, at least 1."""
         part = self.by_source[self.by_source["lang"] == lang]
         return max(1.0, float(part["tokens"].sum() / max(1, part["documents"].sum())))
+
+
+def histogram_quantile(counts: np.ndarray[Any, np.dtype[np.int64]], share: float) -> float:
+    """The least proportion that at least `share` of a histogram's documents do not exceed.
+
+    `counts` as in Proportions. Rounded up to a whole step, so 0 is exact.
+    """
+    return int(np.searchsorted(counts.cumsum(), share * counts.sum())) / PROPORTION_STEPS
 
 
 @dataclass(frozen=True)
@@ -198,10 +205,9 @@ def read_proportions(folder: Path, richest: int, min_tokens: int) -> Proportions
     sums: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
     histogram: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
     heaps: dict[str, list[tuple[float, int, str, str]]] = {}
-    for frame in _score_batches(folder):
-        # Rounded up in whole numbers: no error of floating point can move a document.
-        pivots, tokens = frame["n_pivots"].astype("int64"), frame["n_tokens"].astype("int64")
-        frame["bin"] = -(-pivots * PROPORTION_STEPS // tokens.clip(lower=1))
+    columns = ["id", "lang", "source", "n_tokens", "n_pivots", "proportion"]
+    for frame in _score_batches(folder, columns):
+        frame["bin"] = _steps(frame)
         for (lang, source), part in frame.groupby(["lang", "source"], sort=False):
             totals = [len(part), part["n_tokens"].sum(), part["n_pivots"].sum()]
             key = (str(lang), str(source))
@@ -216,15 +222,39 @@ def read_proportions(folder: Path, richest: int, min_tokens: int) -> Proportions
             # Falling by proportion, ties by length and id: the same whatever the batches were.
             heaps[str(lang)] = heapq.nlargest(richest, [*heaps.get(str(lang), []), *rows])
     rows_out = [(*key, *(int(v) for v in total)) for key, total in sorted(sums.items())]
-    columns = ["lang", "source", "documents", "tokens", "pivots"]
-    return Proportions(pd.DataFrame(rows_out, columns=columns), histogram, heaps)
+    by_source = pd.DataFrame(rows_out, columns=["lang", "source", "documents", "tokens", "pivots"])
+    tokens = {str(name): int(part["tokens"].sum()) for name, part in by_source.groupby("source")}
+    ranked = sorted(tokens, key=lambda name: (-tokens[name], name))
+    sources = tuple(ranked[:SOURCES_SHOWN])
+    return Proportions(by_source, histogram, heaps, sources, _by_source(folder, sources))
 
 
-def _score_batches(folder: Path) -> Iterator[pd.DataFrame]:
+def _steps(frame: pd.DataFrame) -> pd.Series[int]:
+    """The entry of the histogram that each document belongs to."""
+    # Rounded up in whole numbers: no error of floating point can move a document.
+    pivots, tokens = frame["n_pivots"].astype("int64"), frame["n_tokens"].astype("int64")
+    return -(-pivots * PROPORTION_STEPS // tokens.clip(lower=1))
+
+
+def _by_source(
+    folder: Path, sources: tuple[str, ...]
+) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """The histograms of some sources, in a pass of its own: of all there might be very many."""
+    found: dict[tuple[str, str], np.ndarray[Any, np.dtype[np.int64]]] = {}
+    for frame in _score_batches(folder, ["lang", "source", "n_tokens", "n_pivots"]):
+        frame["bin"] = _steps(frame)
+        chosen = frame[frame["source"].isin(sources)]
+        for (lang, source), part in chosen.groupby(["lang", "source"], sort=False):
+            counts = np.bincount(part["bin"], minlength=PROPORTION_STEPS + 1)
+            key = (str(lang), str(source))
+            found[key] = found.get(key, np.zeros_like(counts)) + counts
+    return found
+
+
+def _score_batches(folder: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     paths = sorted((folder / "scores").glob("*.parquet"))
     if not paths:
         raise InputError(f"{folder}: holds no scores/*.parquet; run `pivots score` again")
-    columns = ["id", "lang", "source", "n_tokens", "n_pivots", "proportion"]
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1 << 16, columns=columns):

@@ -14,9 +14,9 @@ from eval.report_text import count, plural
 from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from mining.common.files import dump_json, sha256_file
 from mining.common.stage import MANIFEST, settings_dict
+from mining.mix_settings import MixSettings
 from mining.settings import (
     CountSettings,
-    MixSettings,
     PivotsSettings,
     ScoreSettings,
     TokenizerSettings,

@@ -28,10 +28,10 @@ from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, 
 from mining.common.errors import SettingsError, check_setting
 from mining.common.files import write_text
 from mining.engine_settings import EngineSettings
+from mining.mix_settings import MixSettings
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    MixSettings,
     PivotsSettings,
     ScoreSettings,
     TokenizerSettings,

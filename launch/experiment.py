@@ -17,7 +17,7 @@ from typing import Any
 from launch.config import RunConfig, parse_config, save_config
 from mining.common.errors import SettingsError
 from mining.common.logs import progress, setup_logging
-from mining.settings import Arm
+from mining.mix_settings import Arm
 
 USAGE = """\
 usage: pivots experiment world [--config FILE] [--out FOLDER] [--seeds "[0, 1, ...]"] ...

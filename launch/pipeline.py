@@ -213,10 +213,12 @@ class Plan:
         def run(out: Path) -> None:
             from mining.mix import run_mix
 
+            config = self.config
             tokens, score = self.folder("tokenize"), self.folder("score")
-            tokenizer = self.folder("tokenizer")
-            world = self.folder("world") if self.generated else None
-            run_mix(self.config.mix, out, tokens, score, tokenizer, self.config.seed, world)
+            run_mix(
+                config.mix, out, self.corpus, tokens, score, self.folder("tokenizer"),
+                config.engine, config.seed, self.folder("world") if self.generated else None,
+            )  # fmt: skip
 
         yield self._job("mix", run)
 

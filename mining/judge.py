@@ -20,11 +20,13 @@ from mining.common.shards import list_shards, write_table
 from mining.common.stage import StageInput, begin, read_manifest, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.kernels.pivots import Links, second_largest
-from mining.mix import proportions, read_documents, select_documents
+from mining.mix_documents import read_documents
+from mining.mix_select import Selection, make_pool, select_documents
+from mining.mix_settings import MixSettings
 from mining.pivot_links import Items, edge_threshold, read_items, read_links
 from mining.pivots import Candidates, choose_threshold, find_candidates
-from mining.planted import read_planted
-from mining.settings import Definition, MixSettings, PivotsSettings
+from mining.planted import read_planted, shares_in
+from mining.settings import Definition, PivotsSettings
 
 DEFINITIONS: tuple[Definition, ...] = ("degree", "breadth", "specificity")
 # Multiples of the set threshold of specificity, for how much hangs on it.
@@ -70,15 +72,18 @@ def run_judge(
     masks = [_mask(items, chosen, loaded.vocab_size) for _, _, chosen in sets]
 
     shards = list_shards(tokens / "tokens")
-    documents = read_documents(shards, score)
-    shares = proportions(shards, [planted, *masks])
-    documents = documents.assign(planted=shares[0])
-    oracle = select_documents(documents, dataclasses.replace(mix, arms=("oracle",)), seed)["oracle"]
+    documents = read_documents(shards, score, read_manifest(score, "score").counts["unit"])
+    pool = make_pool(documents, dataclasses.replace(mix, arms=("pivot",)), seed)
+    shares = shares_in(shards, [planted, *masks])
+
+    def choose(share: npt.NDArray[np.float64]) -> Selection:
+        of = dataclasses.replace(documents, proportion=share)
+        return select_documents(dataclasses.replace(pool, documents=of))["pivot"]
+
+    oracle = choose(shares[0])
     rows = []
     for (definition, rule, _), mask, proportion in zip(sets, masks, shares[1:], strict=True):
-        chosen = select_documents(
-            documents.assign(proportion=proportion), dataclasses.replace(mix, arms=("pivot",)), seed
-        )["pivot"]
+        chosen = choose(proportion)
         drawn = ~chosen.always
         sizes, of = chosen.sizes[drawn], chosen.rows[drawn]
         hits = int((mask & planted).sum())

@@ -9,7 +9,8 @@ stay, only the tie between the languages is gone.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ import numpy.typing as npt
 from mining.common.errors import InputError
 from mining.common.files import read_json
 from mining.common.seeds import generator
+from mining.common.shards import read_shard
+from mining.common.token_file import open_token_file, write_token_file
 from mining.common.tokenizer import Tokenizer
+from mining.kernels.proportion import count_pivots
+from mining.mix_select import Pool, Selection, select_documents
+from mining.mix_settings import PLANTED_ARMS
 
 
 @dataclass(frozen=True)
@@ -86,3 +92,68 @@ def read_planted(world: Path, tokenizer: Tokenizer) -> Planted:
     return Planted(
         np.asarray(ids, dtype=np.int64), tuple(topics[i] for i in ids), tuple(truth["languages"])
     )
+
+
+def shares_in(
+    shards: Sequence[Path], masks: Sequence[npt.NDArray[np.bool_]]
+) -> list[npt.NDArray[np.float64]]:
+    """Each document's share of tokens in each set of ids (bool [vocabulary]), shards in order.
+
+    A float64 [n_documents] a set.
+    """
+    found: list[list[npt.NDArray[np.float64]]] = [[] for _ in masks]
+    for shard in shards:
+        for batch in read_shard(shard):
+            n_tokens = np.maximum(np.diff(batch.offsets), 1)
+            for values, mask in zip(found, masks, strict=True):
+                values.append(count_pivots(batch.tokens, batch.offsets, mask) / n_tokens)
+    return [np.concatenate(values) for values in found]
+
+
+def select_with_planted(pool: Pool, share: npt.NDArray[np.float64] | None) -> dict[str, Selection]:
+    """`select_documents` for all arms; `share` float64 [n]: planted pivots among the tokens.
+
+    The oracle is the pivot arm of these shares; broken-pivot has the pivot arm's documents.
+    """
+    plain = tuple(arm for arm in pool.settings.arms if arm not in PLANTED_ARMS)
+    found = select_documents(
+        replace(pool, settings=replace(pool.settings, arms=plain or ("pivot",)))
+    )
+    if share is not None:
+        knowing = replace(
+            pool,
+            documents=replace(pool.documents, proportion=share),
+            settings=replace(pool.settings, arms=("pivot",)),
+        )
+        found["oracle"] = select_documents(knowing)["pivot"]
+    if "pivot" in found:
+        found["broken-pivot"] = found["pivot"]
+    names = [*pool.settings.arms, *(name for name in found if name.startswith("validation/"))]
+    return {name: found[name] for name in names}
+
+
+def write_broken(
+    mix: Path,
+    planted: Planted,
+    langs: Sequence[str],
+    always: npt.NDArray[np.bool_],
+    tokenizer: Tokenizer,
+    seed: int,
+) -> None:
+    """Make the token file of the broken arm of a `mix` folder from that of its pivot arm.
+
+    `langs` [n] and `always` bool [n] are the documents' languages, and whether they stand in every
+    arm and so stay as they are.
+    """
+    tokens, ends = open_token_file(mix / "pivot" / "tokens.ds", tokenizer.vocab_size)
+    maps = planted.broken(tokenizer.vocab_size, seed)
+
+    def documents() -> Iterator[npt.NDArray[np.uint32]]:
+        start = 0
+        for lang, fixed, end in zip(langs, always.tolist(), ends.tolist(), strict=True):
+            ids = tokens[start : end - 1].astype(np.uint32)
+            yield ids if fixed else maps[lang][ids]
+            start = end
+
+    path = mix / "broken-pivot" / "tokens.ds"
+    write_token_file(path, documents(), tokenizer.vocab_size, tokenizer.eos_id)

@@ -289,67 +289,6 @@ class ScoreSettings:
         check_setting(self, "attribute", bool(self.attribute), "a name")
 
 
-Arm = Literal["original", "random", "pivot", "low-pivot", "oracle", "broken-pivot"]
-ARMS: tuple[Arm, ...] = ("original", "random", "pivot", "low-pivot")
-
-
-@dataclass(frozen=True)
-class MixSettings:
-    """Chooses the documents of each arm to one budget (METHOD section 4).
-
-    Budgets count tokens with each document's end-of-text token. The last document of a language is
-    cut where its budget ends, so that the arms have the same number of tokens to the token.
-
-    Attributes:
-        arms: original (natural shares), random, pivot (highest proportions), low-pivot (lowest).
-            For a generated world also oracle (highest proportions of what was planted) and
-            broken-pivot (the pivot arm's documents, each planted pivot replaced by another of its
-            topic, by one permutation a language).
-        budget_tokens: tokens of an arm in all.
-        languages: share of the budget for each language, but the fill-up language, which takes the
-            rest. Empty shares the budget evenly between all languages.
-        fill_language: the language that fills up what the shares leave over; always by random draw.
-        max_pool_share: no arm draws more than this share of a language's tokens that may be drawn.
-        always_sources: documents of these sources stand in every arm, beside the budget.
-        min_document_tokens: shorter documents are never drawn.
-        max_document_tokens: longer documents are cut to this; null for no limit.
-        validation_share: share of the groups of documents kept for validation.
-        max_validation_tokens: tokens kept for validation per language, at most.
-    """
-
-    arms: tuple[Arm, ...] = ARMS
-    budget_tokens: int = 1_000_000
-    languages: dict[str, float] = field(default_factory=dict)
-    fill_language: str | None = "en"
-    max_pool_share: float = 0.4
-    always_sources: tuple[str, ...] = ()
-    min_document_tokens: int = 16
-    max_document_tokens: int | None = None
-    validation_share: float = 0.02
-    max_validation_tokens: int = 50_000
-
-    def __post_init__(self) -> None:
-        check_setting(self, "arms", len(self.arms) >= 1, "at least one arm")
-        check_setting(self, "arms", len(set(self.arms)) == len(self.arms), "no arm twice")
-        check_setting(self, "budget_tokens", self.budget_tokens >= 1, "at least 1")
-        total = sum(self.languages.values())
-        shares_ok = all(share > 0 for share in self.languages.values()) and total <= 1 + 1e-9
-        check_setting(self, "languages", shares_ok, "positive shares of at most 1 in all")
-        check_setting(self, "max_pool_share", 0 < self.max_pool_share <= 1, "above 0, at most 1")
-        check_setting(self, "min_document_tokens", self.min_document_tokens >= 1, "at least 1")
-        check_setting(
-            self,
-            "max_document_tokens",
-            self.max_document_tokens is None
-            or self.max_document_tokens >= self.min_document_tokens,
-            "at least min_document_tokens, or null",
-        )
-        check_setting(
-            self, "validation_share", 0 < self.validation_share < 0.5, "between 0 and 0.5"
-        )
-        check_setting(self, "max_validation_tokens", self.max_validation_tokens >= 1, "at least 1")
-
-
 @dataclass(frozen=True)
 class WorldSettings:
     """Generates a small multilingual corpus with planted pivots, and the task that goes with it.

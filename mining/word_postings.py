@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from mining.common.errors import InputError, MismatchError
+from mining.common.errors import InputError
 from mining.common.files import read_json, write_json
 from mining.common.seeds import hash64
 from mining.common.shards import list_shards, read_shard
-from mining.common.stage import read_manifest
+from mining.corpus_text import SHARD_COLUMNS, documents_of, open_text, require_unchanged
 from mining.documents import Record
 from mining.engine_settings import EngineSettings
-from mining.inputs import Reader, input_files, merge_hashes, open_readers
+from mining.inputs import Reader, merge_hashes
 from mining.kernels.lift import smallest
 from mining.kernels.match import code_points, count_common, fold, word_characters
 from mining.kernels.trie import build_trie, find_patterns
@@ -143,23 +143,12 @@ def find_matches(
     shards = list_shards(tokens / "tokens")
     readers = None
     if settings.matching != "tokens":
-        readers = open_readers(corpus, tokenizer)
-        _check_names(sorted(input_files(corpus)), len(readers), tokens, len(shards))
+        readers = open_text(corpus, tokens, tokenizer, len(shards))
     search = Search(wanted, sequences, n_ids, settings, readers, shards, seed, work)
     run_tasks(
         "words: text", partial(_search_files, search=search), len(shards), work / "tasks", engine
     )
     return _collect(search, tokens)
-
-
-def _check_names(names: list[str], n_parts: int, tokens: Path, n_shards: int) -> None:
-    recorded = read_manifest(tokens, "tokenize").inputs.get("documents", {}).get("files")
-    if n_parts != n_shards or (recorded is not None and sorted(recorded) != names):
-        raise MismatchError(
-            f"corpus.path has {len(names)} files, but {tokens} was made from "
-            f"{n_shards if recorded is None else len(recorded)}, or from others; "
-            "run `pivots tokenize` again"
-        )
 
 
 def _search_files(rank: int, world: int, search: Search) -> None:
@@ -169,12 +158,12 @@ def _search_files(rank: int, world: int, search: Search) -> None:
     sequences = PatternFinder(*search.sequences, no_borders) if ids else None
     n_patterns = len(search.wanted.patterns)
     for k in range(rank, len(search.shards), world):
-        shard = pq.read_table(search.shards[k], columns=["id", "lang", "n_chars"])
+        shard = pq.read_table(search.shards[k], columns=SHARD_COLUMNS)
         found: dict[str, Postings] = {}
         hashes: dict[str, str] = {}
         if words is not None and search.readers is not None:
             reader = search.readers[k]
-            records = _documents_of(reader, shard, search.shards[k])
+            records = documents_of(reader, shard, search.shards[k])
             found["text"] = invert(_text_matches(words, records), n_patterns)
             hashes = dict(reader.hashes)
         if sequences is not None:
@@ -274,33 +263,6 @@ def _both(first: Postings, second: Postings, n_documents: int) -> npt.NDArray[np
     return np.bincount(common, minlength=n_patterns)
 
 
-def _documents_of(reader: Reader, shard: Any, path: Path) -> Iterator[Record]:
-    """The records that the shard holds, in order.
-
-    A shard is its file's records without the rejected and dropped ones, so both are walked through
-    side by side. Length and language tell a document from one of the same id that was dropped.
-    """
-    ids = shard.column("id").to_pylist()
-    langs = shard.column("lang").to_pylist()
-    lengths = shard.column("n_chars").to_pylist()
-    row = 0
-    for record in reader:
-        if (
-            row < len(ids)
-            and isinstance(record, Record)
-            and record.id == ids[row]
-            and len(record.text) == lengths[row]
-            and record.lang in (None, langs[row])
-        ):
-            row += 1
-            yield record
-    if row < len(ids):
-        raise MismatchError(
-            f"{reader.path}: the document '{ids[row]}' of {path} is not there, or another length; "
-            "the corpus changed, run `pivots tokenize` again"
-        )
-
-
 class _Samples:
     """The documents with the smallest keys of each pattern, from files that come in order."""
 
@@ -320,10 +282,7 @@ class _Samples:
 def _collect(search: Search, tokens: Path) -> Matches:
     parts = [read_json(search.work / f"{k:05d}.json") for k in range(len(search.shards))]
     hashes = merge_hashes(part["hashes"] for part in parts)
-    recorded = read_manifest(tokens, "tokenize").inputs.get("documents", {}).get("files", {})
-    for name, entry in recorded.items():
-        if name in hashes and entry.get("sha256", hashes[name]) != hashes[name]:
-            raise MismatchError(f"{name}: changed since {tokens}; run `pivots tokenize` again")
+    require_unchanged(hashes, tokens)
 
     def load(k: int, what: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(search.work / f"{k:05d}-{what}.npy", allow_pickle=False)

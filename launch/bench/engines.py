@@ -30,12 +30,12 @@ from mining.count import run_count
 from mining.documents import FileReader, Record, list_documents
 from mining.engine_settings import EngineSettings, SparkSettings
 from mining.mix import run_mix
+from mining.mix_settings import MixSettings
 from mining.pivots import run_pivots
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    MixSettings,
     PivotsSettings,
     ScoreSettings,
     TokenizerSettings,
@@ -176,7 +176,7 @@ def run_split(
     by_lang = read_manifest(out / "score").counts["by_lang"].values()
     budget = len(by_lang) * min(entry["tokens"] for entry in by_lang) // 4
     mix = MixSettings(budget_tokens=budget, fill_language=None)
-    run_mix(mix, out / "mix", tokens, out / "score", tokenizer, SEED)
+    run_mix(mix, out / "mix", corpus, tokens, out / "score", tokenizer, engine, SEED)
     digests = {}
     for stage in [*stages, "pivots", "score", "mix"]:
         for file, entry in read_manifest(out / stage).outputs.items():

@@ -7,6 +7,7 @@ the same order from every engine, shard split and number of workers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,14 @@ import numpy.typing as npt
 
 def hash64(*parts: object) -> int:
     """64-bit BLAKE2b hash of the parts' text; parts are length-prefixed so that none can run on."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        data = str(part).encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+    digest = hashlib.blake2b(length_prefixed(parts), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
+
+
+def length_prefixed(parts: Iterable[object]) -> bytes:
+    """What is hashed of the parts: each one's length (8 bytes, little-endian) and its UTF-8."""
+    texts = (str(part).encode("utf-8", "surrogatepass") for part in parts)
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
 def child_seed(root: int, *names: object) -> int:

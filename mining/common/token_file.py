@@ -8,6 +8,7 @@ former as it is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,43 +67,58 @@ def open_token_file(
 
 
 class ScatteredTokenFile:
-    """A token file whose documents arrive in any order: each is put at its place.
+    """A token file whose documents arrive in any order, from several processes: each at its place.
 
-    `sizes` int64 [n_docs] are the documents' tokens in the order of the file, each with its
-    end-of-text token. Memory does not grow with the file.
+    `create` makes the file, then any process opens it and puts documents; `finish` gives it its
+    name and index. Memory does not grow with the file. Plain writes of byte ranges, not a memory
+    map: maps of two machines would write whole pages over each other.
     """
 
-    def __init__(
-        self, path: Path, sizes: npt.NDArray[np.int64], vocab_size: int, eos_id: int
-    ) -> None:
-        self._path = path
-        self._eos_id = eos_id
-        self._ends = np.cumsum(sizes, dtype=np.int64)
-        self._starts = self._ends - sizes
-        self._temporary = path.with_name(f".{path.name}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dtype = token_dtype(vocab_size)
-        total = int(self._ends[-1]) if len(sizes) else 0
-        self._temporary.write_bytes(b"")
-        # NumPy cannot map an empty file.
-        self._tokens = (
-            np.memmap(self._temporary, dtype=dtype, mode="w+", shape=(total,)) if total else None
-        )
+    def __init__(self, path: Path, vocab_size: int, eos_id: int) -> None:
+        self._dtype = token_dtype(vocab_size)
+        self._eos = np.array([eos_id], dtype=self._dtype).tobytes()
+        self._file = path.open("r+b", buffering=0)
 
-    def put(self, position: int, tokens: npt.NDArray[np.uint32]) -> None:
-        """Place a document; tokens beyond its size are cut off, the last one is end-of-text."""
-        start, end = self._starts[position], self._ends[position]
-        assert self._tokens is not None
-        assert len(tokens) >= end - start - 1
-        self._tokens[start : end - 1] = tokens[: end - start - 1]
-        self._tokens[end - 1] = self._eos_id
+    @staticmethod
+    def create(path: Path, n_tokens: int, vocab_size: int) -> None:
+        """Make a file of that many tokens, all zero; one that is there keeps what it holds."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as handle:
+            handle.truncate(n_tokens * token_dtype(vocab_size).itemsize)
+
+    def put(
+        self,
+        starts: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+        tokens: npt.NDArray[np.uint32],
+        offsets: npt.NDArray[np.int64],
+    ) -> None:
+        """Place documents, each with end-of-text; tokens beyond a document's size are cut off.
+
+        `starts` int64 [n] are places in the file and `sizes` int64 [n] numbers of tokens with
+        end-of-text; document d has tokens[offsets[d, 0]:offsets[d, 1]], `offsets` int64 [n, 2].
+        """
+        data = tokens.astype(self._dtype).view(np.uint8).data
+        width = self._dtype.itemsize
+        first, last = offsets[:, 0], offsets[:, 0] + sizes - 1
+        assert (last <= offsets[:, 1]).all()
+        handle = self._file.fileno()
+        places = zip((starts * width).tolist(), (first * width).tolist(), (last * width).tolist(),
+                     strict=True)  # fmt: skip
+        for place, start, end in places:
+            # One call for both parts; a document is far below what one call may write at most.
+            written = os.pwritev(handle, (data[start:end], self._eos), place)
+            assert written == end - start + width
 
     def close(self) -> None:
-        """Move the finished file to its name and write the index."""
-        if self._tokens is not None:
-            self._tokens.flush()
-        self._temporary.replace(self._path)
-        write_bytes(
-            self._path.with_name(self._path.name + ".index"),
-            self._ends.astype("<u8").tobytes(),
-        )
+        """Close the file."""
+        self._file.close()
+
+    @staticmethod
+    def finish(path: Path, final: Path, sizes: npt.NDArray[np.int64]) -> None:
+        """Sync the file, write the index of documents of these sizes, give the file its name."""
+        with path.open("r+b") as handle:
+            os.fsync(handle.fileno())
+        ends = np.cumsum(sizes, dtype=np.int64).astype("<u8")
+        write_bytes(final.with_name(final.name + ".index"), ends.tobytes())
+        path.replace(final)

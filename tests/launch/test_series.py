@@ -11,7 +11,7 @@ from launch.config import RunConfig, parse_config
 from launch.pipeline import Model, Plan, select_jobs
 from launch.series import checkpoints
 from mining.common.errors import SettingsError
-from mining.settings import MixSettings
+from mining.mix_settings import MixSettings
 from training.settings import TrainSettings
 
 OLMO = "allenai/OLMo-1B-hf@step100000-tokens419B,step20000-tokens84B"

@@ -1,152 +1,44 @@
 from __future__ import annotations
 
-import dataclasses
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from datatrove.utils.dataset import DatatroveFileDataset
 
-from mining.common.errors import InputError, MismatchError, SettingsError
-from mining.common.shards import write_table
+from mining.common.errors import MismatchError
+from mining.common.shards import list_shards, write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings
-from mining.kernels.proportion import count_pivots
-from mining.kernels.select import fill_budget
-from mining.mix import describe_arms, language_budgets, run_mix, select_documents
+from mining.mix import run_mix
+from mining.mix_documents import read_documents
+from mining.mix_settings import MixSettings
 from mining.score import run_score
-from mining.settings import (
-    CorpusSettings,
-    MixSettings,
-    ScoreSettings,
-    TokenizeSettings,
-)
+from mining.settings import CorpusSettings, ScoreSettings, TokenizeSettings
 from mining.steps import PivotFilter, RecordReader
 from mining.tokenize import run_tokenize
 from tests.conftest import folder_bytes
 
 ONE = EngineSettings(workers=1)
+
+
 WORDS = [f"w{i}" for i in range(30)]
+
+
 PIVOTS = {"w0", "w1", "w2"}
-
-
-@given(
-    documents=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=6),
-    mask=st.lists(st.booleans(), max_size=8),
-)
-def test_count_pivots_equals_a_plain_loop(documents: list[list[int]], mask: list[bool]) -> None:
-    offsets = np.cumsum([0, *map(len, documents)]).astype(np.int64)
-    tokens = np.array([t for d in documents for t in d], dtype=np.uint32)
-    found = count_pivots(tokens, offsets, np.array(mask, dtype=bool))
-    assert found.tolist() == [sum(t < len(mask) and mask[t] for t in d) for d in documents]
-
-
-@given(
-    sizes=st.lists(st.integers(1, 9), max_size=12), budget=st.integers(0, 60), order=st.randoms()
-)
-def test_fill_budget_takes_a_prefix_and_cuts_the_last(
-    sizes: list[int], budget: int, order: Any
-) -> None:
-    indices = list(range(len(sizes)))
-    order.shuffle(indices)
-    taken, lengths = fill_budget(np.array(indices, np.int64), np.array(sizes, np.int64), budget)
-    assert taken.tolist() == indices[: len(taken)]
-    assert lengths.sum() == min(budget, sum(sizes))
-    assert all(n == sizes[i] for i, n in list(zip(taken, lengths, strict=True))[:-1])
-    assert all(0 < n <= sizes[i] for i, n in zip(taken, lengths, strict=True))
-
-
-def table(n: int, seed: int) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "id": [f"d{i}" for i in range(n)],
-            "lang": rng.choice(["en", "fr", "zh"], n),
-            "source": rng.choice(["a", "b", "fixed"], n, p=[0.5, 0.4, 0.1]),
-            "group": [None if i % 3 else f"g{i // 6}" for i in range(n)],
-            "n_tokens": rng.integers(5, 40, n),
-            "proportion": rng.integers(0, 5, n) / 10,
-        }
-    )
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_arms_share_budget_languages_and_validation(seed: int) -> None:
-    documents = table(600, seed)
-    mix = MixSettings(
-        budget_tokens=2000,
-        languages={"fr": 0.3, "zh": 0.3},
-        always_sources=("fixed",),
-        min_document_tokens=8,
-        max_document_tokens=30,
-        validation_share=0.1,
-        max_validation_tokens=300,
-    )
-    chosen = select_documents(documents, mix, seed=1)
-    shuffled = documents.sample(frac=1, random_state=seed)
-    again = select_documents(shuffled.reset_index(drop=True), mix, seed=1)
-    lang = documents["lang"].to_numpy()
-    group = documents["group"].fillna(documents["id"]).to_numpy()
-    fixed = set(np.flatnonzero((documents["source"] == "fixed").to_numpy()).tolist())
-    held = {i for name, s in chosen.items() if name.startswith("validation/") for i in s.rows}
-    held_groups = {group[i] for i in held}
-    for arm in mix.arms:
-        rows, sizes, always = chosen[arm].rows, chosen[arm].sizes, chosen[arm].always
-        assert len(set(rows.tolist())) == len(rows)
-        assert sizes[~always].sum() == 2000
-        assert set(rows[always].tolist()) == fixed
-        assert not held_groups & {group[i] for i in rows[~always]}
-        if arm != "original":
-            for code, budget in {"fr": 600, "zh": 600, "en": 800}.items():
-                assert sizes[~always & (lang[rows] == code)].sum() == budget
-        # The same documents in the same order, whatever the order of the shards.
-        ids = shuffled["id"].to_numpy()[again[arm].rows].tolist()
-        assert ids == documents["id"].to_numpy()[rows].tolist()
-    p = documents["proportion"].to_numpy()
-
-    def mean(arm: str, code: str) -> float:
-        here = ~chosen[arm].always & (lang[chosen[arm].rows] == code)
-        return float(np.average(p[chosen[arm].rows[here]], weights=chosen[arm].sizes[here]))
-
-    for code in ("fr", "zh"):
-        assert mean("low-pivot", code) < mean("random", code) < mean("pivot", code)
-    # The fill-up language is drawn at random in every arm: the same documents.
-    fills = [
-        frozenset(chosen[arm].rows[~chosen[arm].always & (lang[chosen[arm].rows] == "en")].tolist())
-        for arm in ("random", "pivot", "low-pivot")
-    ]
-    assert len(set(fills)) == 1
-
-
-def test_budget_rules() -> None:
-    shares = {"fr": 0.5, "zh": 0.5}
-    even = language_budgets(MixSettings(budget_tokens=101), ["a", "b"])
-    assert even == {"a": 51, "b": 50}
-    assert language_budgets(MixSettings(budget_tokens=101, languages=shares), []) == {
-        "fr": 51,
-        "zh": 50,
-    }
-    with pytest.raises(SettingsError, match="fill_language"):
-        language_budgets(
-            MixSettings(budget_tokens=100, languages={"fr": 0.5}, fill_language=None), []
-        )
-    documents = table(100, 0)
-    mix = MixSettings(budget_tokens=100_000, validation_share=0.1)
-    with pytest.raises(SettingsError, match=r"mix\.budget_tokens: the whole corpus needs 100000"):
-        select_documents(documents, mix, seed=1)
 
 
 def make_pivots(folder: Path, tokenizer: Path) -> Path:
@@ -203,6 +95,10 @@ def test_score_and_mix_from_shards_to_token_files(tmp_path: Path, stages: dict[s
         assert row["n_tokens"] == len(words)
         assert row["n_pivots"] == sum(word in PIVOTS for word in words)
         assert row["proportion"] == row["n_pivots"] / row["n_tokens"]
+    # Scores of words do not say how many tokens a document has: the shards do.
+    shards = list_shards(tokens / "tokens")
+    lengths = [read_documents(shards, score, unit).n_tokens.tolist() for unit in ("token", "word")]
+    assert lengths[0] == lengths[1] == [row["n_tokens"] for row in rows]
     attributes = [
         json.loads(line)
         for path in sorted((score / "attributes").glob("*.gz"))
@@ -213,8 +109,9 @@ def test_score_and_mix_from_shards_to_token_files(tmp_path: Path, stages: dict[s
     }
 
     settings = MixSettings(budget_tokens=800, min_document_tokens=1, validation_share=0.1)
-    run_mix(settings, tmp_path / "mix", tokens, score, tokenizer, seed=3)
-    run_mix(settings, tmp_path / "mix2", tokens, score, tokenizer, seed=3)
+    corpus = CorpusSettings(path=str(stages["docs"]))
+    for name in ("mix", "mix2"):
+        run_mix(settings, tmp_path / name, corpus, tokens, score, tokenizer, ONE, seed=3)
     assert folder_bytes(tmp_path / "mix") == folder_bytes(tmp_path / "mix2")
     loaded = load_tokenizer(tmp_path / "mix" / "tokenizer")
     for arm in settings.arms:
@@ -271,23 +168,59 @@ def test_datatrove_users_can_filter_their_own_pipeline(
     assert [json.loads(line)["reason"] for line in lines] == ["no text"]
 
 
-def test_nothing_to_draw_and_unknown_sources_are_said() -> None:
-    documents = table(50, 0)
-    with pytest.raises(InputError, match="min_document_tokens"):
-        select_documents(documents, MixSettings(arms=("random",), min_document_tokens=99), 0)
-    with pytest.raises(SettingsError, match="no document has the source nowhere"):
-        select_documents(documents, MixSettings(always_sources=("fixed", "nowhere")), 0)
-
-
-def test_pool_share_is_of_what_may_be_drawn() -> None:
-    documents = table(600, 1)
-    documents["lang"] = "en"
-    mix = MixSettings(arms=("random",), always_sources=("fixed",), max_document_tokens=20)
-    mix = dataclasses.replace(mix, budget_tokens=1, validation_share=0.2)
-    with pytest.raises(SettingsError) as caught:
-        select_documents(documents, dataclasses.replace(mix, budget_tokens=10**9), 0)
-    most = int(str(caught.value).split("give only ")[1].split()[0])
-    mix = dataclasses.replace(mix, budget_tokens=most)
-    report = describe_arms(documents, select_documents(documents, mix, 0), mix, 0)
-    share = report["arms"]["random"]["languages"]["en"]["pool_share"]
-    assert share == pytest.approx(mix.max_pool_share, abs=1e-3)
+def test_exported_text_is_what_other_readers_find(
+    tmp_path: Path, stages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mining.mix_export.PART_TOKENS", 300)
+    tokens, tokenizer = stages["tokens"], stages["tokenizer"]
+    score, out = tmp_path / "score", tmp_path / "mix"
+    run_score(ScoreSettings(), score, tokens, stages["pivots"], ONE)
+    corpus = CorpusSettings(path=str(stages["docs"]))
+    mix = MixSettings(
+        arms=("random", "pivot"), budget_tokens=1500, max_pool_share=0.2, max_repeats=3,
+        min_document_tokens=1, validation_share=0.1, export=("jsonl", "parquet"),
+    )  # fmt: skip
+    run_mix(mix, out, corpus, tokens, score, tokenizer, ONE, seed=3)
+    texts = {
+        record["id"]: record["text"]
+        for path in stages["docs"].glob("*")
+        for record in map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+    }
+    loaded = load_tokenizer(out / "tokenizer")
+    for arm in mix.arms:
+        files = sorted(str(path) for path in (out / arm / "jsonl").iterdir())
+        assert len(files) == 5
+        chosen = pq.read_table(out / arm / "documents.parquet").to_pylist()
+        # What is cut to end-of-text alone has no text.
+        exported = [row for row in chosen if row["n_tokens"] > 1]
+        assert any(row["repeat"] for row in chosen)
+        loads = [
+            datasets.load_dataset(kind, data_files=names, split="train", cache_dir=str(tmp_path))
+            for kind, names in (
+                ("json", files),
+                ("parquet", sorted(str(path) for path in (out / arm / "parquet").iterdir())),
+            )
+        ]
+        assert loads[0].to_list() == loads[1].to_list()
+        read = list(JsonlReader(str(out / arm / "jsonl")).run())
+        assert [(d.id, d.text) for d in read] == [(r["id"], r["text"]) for r in loads[0]]
+        ids, ends = open_token_file(out / arm / "tokens.ds", loaded.vocab_size)
+        # As OLMo's memmap reads it, and by datatrove's own reader.
+        assert np.array_equal(np.fromfile(out / arm / "tokens.ds", "<u2"), ids)
+        windows = DatatroveFileDataset(str(out / arm / "tokens.ds"), seq_len=99, token_size=2)
+        assert len(windows) == 15
+        for k in range(len(windows)):  # it has no end of its own
+            assert windows[k]["input_ids"].tolist() == ids[100 * k : 100 * k + 100].tolist()
+        borders = itertools.pairwise([0, *ends.tolist()])
+        long = [(start, end) for start, end in borders if end > start + 1]
+        for row, given_row, (start, end) in zip(loads[0], exported, long, strict=True):
+            assert {k: row[k] for k in row if k != "text"} == {k: given_row[k] for k in row
+                                                               if k != "text"}  # fmt: skip
+            assert loaded.encode(row["text"]) == ids[start : end - 1].tolist()
+            whole = end - start - 1 == len(texts[row["id"]].split())
+            assert row["text"] == texts[row["id"]] if whole else row["text"] in texts[row["id"]]
+    assert "documents" in read_manifest(out, "mix").inputs
+    first = next(iter(stages["docs"].glob("*")))
+    first.write_bytes(gzip.compress(gzip.decompress(first.read_bytes()).replace(b"w1 ", b"w2 ", 1)))
+    with pytest.raises(MismatchError, match="changed since"):
+        run_mix(mix, tmp_path / "other", corpus, tokens, score, tokenizer, ONE, seed=3)

@@ -27,11 +27,11 @@ from mining.documents import Rejected
 from mining.engine_settings import EngineSettings
 from mining.inputs import open_readers
 from mining.mix import run_mix
+from mining.mix_settings import MixSettings
 from mining.score import run_score
 from mining.settings import (
     CorpusSettings,
     CountSettings,
-    MixSettings,
     ScoreSettings,
     TokenizerSettings,
     TokenizeSettings,
@@ -87,7 +87,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mix = MixSettings(
         arms=("original",), budget_tokens=2500, max_pool_share=1.0, validation_share=0.1
     )
-    run_mix(mix, root / "mix", root / "tokenize", root / "score", root / "tokenizer", seed=1)
+    run_mix(
+        mix, root / "mix", corpus, root / "tokenize", root / "score", root / "tokenizer", ONE, 1
+    )
     return root
 
 

@@ -30,9 +30,9 @@ from eval.trace_summary import summarise as summarise_trace
 from mining.common.files import write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
+from mining.mix_settings import MixSettings
 from mining.settings import (
     CountSettings,
-    MixSettings,
     PivotsSettings,
     ScoreSettings,
     TokenizerSettings,
@@ -283,7 +283,13 @@ class _Builder:
                 "tokens": 100_000, "documents": 310,
                 "languages": {
                     lang: {"tokens": int(100_000 * share), "documents": int(300 * share),
-                           "mean_proportion": rich * (0.06 + 0.03 * i), "pool_share": 0.35}
+                           "mean_proportion": rich * (0.06 + 0.03 * i), "pool_share": 0.35,
+                           "mean_document_proportion": rich * (0.05 + 0.03 * i),
+                           "median_document_proportion": rich * (0.04 + 0.03 * i),
+                           "length_q25": 120.0, "length_median": 210.0, "length_q75": 433.5,
+                           "repeats": 7 * i, **self._distances(arm),
+                           "sources": [{"source": name, "tokens": int(100_000 * share / (k + 2))}
+                                       for k, name in enumerate(self._sources())]}
                     for i, (lang, share) in enumerate(zip(self.plan.languages, used, strict=True))
                 },
             }  # fmt: skip
@@ -292,6 +298,14 @@ class _Builder:
             for a in arms
         }
         return {"arms": arms, "overlap": overlap}
+
+    def _sources(self) -> tuple[str, ...]:
+        return HOSTILE[:3] if self.plan.hostile else SOURCES
+
+    def _distances(self, arm: str) -> dict[str, float]:
+        if arm == "pivot" or "pivot" not in self.plan.arms:
+            return {}
+        return {"source_distance": 0.213, "length_distance": 0.057}
 
     def _task(self) -> None:
         names = {"en": "English", "fr": "French", "zh": "Chinese", "ja": "Japanese"}

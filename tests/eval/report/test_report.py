@@ -23,12 +23,14 @@ from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json
 from mining.common.stage import begin, read_manifest, settings_dict
-from mining.settings import CorpusSettings, MixSettings, TokenizeSettings
+from mining.mix_settings import MixSettings
+from mining.settings import CorpusSettings, TokenizeSettings
 from training.settings import TrainSettings
 
 QUICK = ReportSettings(bootstrap_samples=100)
 FIGURES = {
-    "differences", "corpus", "pivots", "scripts", "proportions", "mixes", "overlap", "train-loss",
+    "differences", "corpus", "pivots", "scripts", "proportions", "sources", "mixes", "overlap",
+    "train-loss",
     "validation-loss", "arms", "directions", "groups", "layers", "classes", "scatter", "roc", "auc",
     "heatmaps", "series", "heatmap-direct", "heatmap-pivot", "languages-word",
     "languages-vocabulary", "ablation", "patching",
@@ -118,6 +120,8 @@ def test_report_is_complete_and_self_contained(tmp_path, finished_run):
     assert "pivot/1 minus original/0" in page.text
     assert "0.046" in page.text  # a corrected p-value
     assert "mean reciprocal rank" in page.text
+    assert "tokens elsewhere than in pivot" in page.text
+    assert "21.3%" in page.text  # how far another arm's sources are from the pivot arm's
     manifest = read_manifest(out, "report")
     assert {"tokenizer", "train/pivot/0", "attribute/random/1", "task"} <= set(manifest.inputs)
     assert manifest.counts["verdict"] == "better"

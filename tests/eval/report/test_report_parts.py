@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,8 @@ from eval.charts import (
 )
 from eval.charts_interactive import describe
 from eval.charts_static import draw, encode
-from eval.figures_corpus import HISTOGRAM_BARS, mix_figure, proportion_bars
+from eval.figures_mixes import mix_figure
+from eval.figures_scores import HISTOGRAM_BARS, proportion_bars, sources_figure
 from eval.figures_trace import layers_figure
 from eval.report_answer import (
     Estimate,
@@ -263,6 +265,39 @@ def test_the_median_of_documents_without_pivots_is_zero(tmp_path):
     assert found.quantile("en", 0.9) == 1.0
     quarter = proportions_of(tmp_path / "other", [64] * 3, [16] * 3)
     assert quarter.quantile("en", 0.5) == 0.25
+
+
+def test_boxes_of_the_largest_sources_hold_the_quantiles(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 2000
+    tokens = rng.integers(50, 90, n)
+    pivots = (tokens * rng.random(n) ** 2).astype(int)
+    names = np.array([f"s{k:02d}" for k in np.minimum(rng.geometric(0.15, n), 16)])
+    frame = pd.DataFrame({
+        "id": [f"d{i}" for i in range(n)], "lang": np.where(names == "s01", "fr", "en"),
+        "source": names, "n_tokens": tokens, "n_pivots": pivots, "proportion": pivots / tokens,
+    })  # fmt: skip
+    for k, rows in enumerate(np.array_split(np.arange(n), 3)):
+        table = pa.Table.from_pandas(frame.iloc[rows], preserve_index=False)
+        write_table(tmp_path / "scores" / f"{k:05d}.parquet", table)
+    found = read_proportions(tmp_path, 3, 50)
+    totals = frame.groupby("source")["n_tokens"].sum().sort_values(ascending=False)
+    assert list(found.sources) == list(totals.index[:12])
+    chart = sources_figure(found, ["en", "fr"], make_palette([], ["en", "fr"]))
+    assert chart is not None
+    for series in chart.series:
+        for source, box in zip(chart.rows, series.boxes, strict=True):
+            part = frame[(frame["source"] == source) & (frame["lang"] == series.name)]
+            assert (box is None) == part.empty
+            if box is not None:
+                expected = np.quantile(
+                    part["proportion"], [0.05, 0.25, 0.5, 0.75, 0.95], method="inverted_cdf"
+                )
+                assert list(vars(box).values()) == pytest.approx(expected, abs=0.0001)
+    spec = go.Figure(describe(chart)).to_dict()
+    medians = [x for trace in spec["data"] if trace["type"] == "box" for x in trace["median"]]
+    assert len(medians) == 12
+    assert encode(draw(chart), "svg").startswith(b"<?xml")
 
 
 def test_short_documents_of_one_length_make_no_comb(tmp_path):

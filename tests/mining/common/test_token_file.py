@@ -22,12 +22,19 @@ def test_scattered_writes_equal_a_plain_write(tmp_path, documents, wide, order) 
     plain, scattered = tmp_path / "a.ds", tmp_path / "b.ds"
     write_token_file(plain, arrays, vocab, eos_id=1)
     sizes = np.array([len(a) + 1 for a in arrays], dtype=np.int64)
-    file = ScatteredTokenFile(scattered, sizes, vocab, eos_id=1)
+    working = tmp_path / "working.ds"
+    ScatteredTokenFile.create(working, int(sizes.sum()), vocab)
+    starts = np.cumsum(sizes) - sizes
     places = list(range(len(arrays)))
     order.shuffle(places)
-    for place in places:
-        file.put(place, arrays[place])
-    file.close()
+    # Two writers with half of the documents each, as two tasks would be.
+    for part in (places[::2], places[1::2]):
+        tokens = np.concatenate([np.zeros(0, np.uint32), *(arrays[p] for p in part)])
+        ends = np.cumsum([0, *(len(arrays[p]) for p in part)])
+        file = ScatteredTokenFile(working, vocab, eos_id=1)
+        file.put(starts[part], sizes[part], tokens, np.stack([ends[:-1], ends[1:]], axis=1))
+        file.close()
+    ScatteredTokenFile.finish(working, scattered, sizes)
     assert scattered.read_bytes() == plain.read_bytes()
     assert (tmp_path / "b.ds.index").read_bytes() == (tmp_path / "a.ds.index").read_bytes()
     tokens, ends = open_token_file(plain, vocab)
@@ -36,9 +43,12 @@ def test_scattered_writes_equal_a_plain_write(tmp_path, documents, wide, order) 
 
 
 def test_a_cut_document_keeps_its_end_of_text(tmp_path: Path) -> None:
-    file = ScatteredTokenFile(tmp_path / "a.ds", np.array([3]), 100, eos_id=7)
-    file.put(0, np.arange(10, 20, dtype=np.uint32))
+    ScatteredTokenFile.create(tmp_path / "w.ds", 3, 100)
+    file = ScatteredTokenFile(tmp_path / "w.ds", 100, eos_id=7)
+    tokens = np.arange(10, 20, dtype=np.uint32)
+    file.put(np.array([0]), np.array([3]), tokens, np.array([[0, 10]]))
     file.close()
+    ScatteredTokenFile.finish(tmp_path / "w.ds", tmp_path / "a.ds", np.array([3]))
     assert open_token_file(tmp_path / "a.ds", 100)[0].tolist() == [10, 11, 7]
 
 
