@@ -178,7 +178,7 @@ def _read(
 ) -> tuple[npt.NDArray[Any], ...]:
     """The columns of LayerReadings for rows [m, width]; `items` int64 [m] is each row's item."""
     logits = parts.logits(model.net, hidden)
-    # Softmax, since exp is slow on a CPU where it underflows, and there is no need to go over twice.
+    # Softmax in one go: exp by itself is slow on a CPU where it underflows.
     probs = torch.softmax(logits, dim=1)
     top = logits.topk(min(top_k, logits.shape[1]), dim=1)
     top_p = probs.gather(1, top.indices)
