@@ -183,7 +183,7 @@ def _read(
     top = logits.topk(min(top_k, logits.shape[1]), dim=1)
     top_p = probs.gather(1, top.indices)
     wanted_ids = wanted.answers[items].unsqueeze(1)
-    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1)
+    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1, dtype=torch.int32)
     masses = [
         (probs.gather(1, ids[items]) * present[items]).sum(dim=1) for ids, present in wanted.members
     ]
