@@ -19,7 +19,7 @@ from eval.lens import block_states, rows_at_a_time
 from eval.lens_parts import LensParts
 from eval.models import LanguageModel
 from eval.scoring import pad_right
-from eval.trace_items import TracedItem
+from eval.trace_items import PairPivots, TracedItem
 from eval.trace_rows import item_keys
 from mining.common.seeds import generator
 
@@ -45,11 +45,16 @@ DIRECTION_ROWS = 4096
 
 @dataclass(frozen=True)
 class Ablator:
-    """A model whose directions are removed, and what the controls are chosen by."""
+    """A model whose directions are removed, and what the controls are chosen by.
+
+    `pivots` are all pivots of each pair, of which the strongest are removed: none of them is taken
+    for a control.
+    """
 
     model: LanguageModel
     parts: LensParts
     traits: TokenTraits
+    pivots: PairPivots
     settings: InterveneSettings
     seed: int
 
@@ -131,9 +136,10 @@ def removed_tokens(
     """
     traced = items[i][0]
     own = sorted(traced.sets[1] - {traced.answer})
-    excluded = traced.sets[0] | traced.sets[1] | traced.sets[2] | {traced.answer}
-    found = {PIVOTS: own}
     item = traced.item
+    key = (item.concept.id, item.source_lang, item.target_lang)
+    excluded = traced.sets[0] | traced.sets[2] | {traced.answer, *ablator.pivots.get(key, ())}
+    found = {PIVOTS: own}
     rng = generator(ablator.seed, "controls", item.source_lang, item.target_lang, item.concept.id)
     drawn = matched_tokens(ablator.traits, own, excluded, rng)
     if len(drawn) == len(own):

@@ -96,7 +96,7 @@ def run_intervene(
     check_layers(settings, len(parts.blocks))
     content = read_task(task)
     chosen = choose_items(settings, trace, content)
-    pivots = read_pair_pivots(words) if words is not None else None
+    pivots = read_pair_pivots(words) if words is not None else {}
     examples, prompt_seed = traced.settings["examples"], traced.settings["seed"]
 
     def prepare(items: Sequence[Item]) -> list[TracedItem]:
@@ -104,7 +104,7 @@ def run_intervene(
             loaded.tokenizer, content, items, pivots, settings.pivots, examples, prompt_seed
         )
 
-    ablator = Ablator(loaded, parts, read_traits(loaded, parts, count), settings, seed)
+    ablator = Ablator(loaded, parts, read_traits(loaded, parts, count), pivots, settings, seed)
     tables = _all_directions(run, ablator, content, chosen, prepare)
     ablation, patching = (pa.concat_tables(column) for column in zip(*tables, strict=True))
     metadata = {"fingerprint": loaded.tokenizer.fingerprint, "n_layers": str(len(parts.blocks))}

@@ -6,6 +6,7 @@ A layer is a block's number, from 1; what is changed is the block's output.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -92,16 +93,16 @@ def token_directions(parts: LensParts, tokens: Tensor, width: int) -> Tensor:
     """
     weight = parts.head.weight
     assert isinstance(weight, Tensor)
-    rows = weight.detach()[tokens]
-    probe = torch.ones(width, device=weight.device, dtype=weight.dtype)
+    # In float32: in half precision a direction would be off by what is to be measured.
+    norm = copy.deepcopy(parts.norm).float()
+    rows = weight.detach()[tokens].float()
+    probe = torch.ones(width, device=weight.device)
     probe[1::2] = -1
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         x = probe.expand(len(tokens), width).clone().requires_grad_()
-        normed = parts.norm(x)
-        (gradient,) = torch.autograd.grad((normed * rows).sum(), x)
+        (slope,) = torch.autograd.grad((norm(x) * rows).sum(), x)
     with torch.no_grad():
-        odd = ((parts.norm(probe) - parts.norm(-probe)) / 2 * rows).sum(dim=1).float()
-        slope = gradient.float()
-        along = (odd - slope @ probe.float()) / (probe.float() @ probe.float())
-        found: Tensor = slope + along.unsqueeze(1) * probe.float()
+        odd = ((norm(probe) - norm(-probe)) / 2 * rows).sum(dim=1)
+        along = (odd - slope @ probe) / (probe @ probe)
+        found: Tensor = slope + along.unsqueeze(1) * probe
         return found

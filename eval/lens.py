@@ -178,12 +178,12 @@ def _read(
 ) -> tuple[npt.NDArray[Any], ...]:
     """The columns of LayerReadings for rows [m, width]; `items` int64 [m] is each row's item."""
     logits = parts.logits(model.net, hidden)
-    # Softmax, as exp is slow on a CPU where it underflows and this goes over the logits once.
+    # Softmax in one go: exp by itself is slow on a CPU where it underflows.
     probs = torch.softmax(logits, dim=1)
     top = logits.topk(min(top_k, logits.shape[1]), dim=1)
     top_p = probs.gather(1, top.indices)
     wanted_ids = wanted.answers[items].unsqueeze(1)
-    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1)
+    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1, dtype=torch.int32)
     masses = [
         (probs.gather(1, ids[items]) * present[items]).sum(dim=1) for ids, present in wanted.members
     ]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from eval import intervene as intervene_module
 from eval.intervene import run_intervene
 from eval.intervene_settings import InterveneSettings
 from eval.settings import TraceSettings
@@ -26,6 +27,7 @@ from mining.common.files import read_json
 from mining.common.shards import write_table
 from mining.common.stage import begin
 from mining.common.tokenizer import Tokenizer
+from tests.conftest import folder_bytes
 
 WORDS = ["source-a", "target-a", "source-b", "target-b", "pivot-a", "pivot-b", *"uvwxyz"]
 SCALE = 3.0  # of the unembedding
@@ -226,6 +228,30 @@ def test_the_summary_of_the_interventions(known: Known) -> None:
     assert [entry["layer"] for entry in layers] == [0, 1, 2]
     # The reverse direction only copies, so that its answers follow the donor's source word.
     assert [entry["follows"]["value"] for entry in summary["patching"]["pivot"]] == [0, 1, 1]
+
+
+def test_a_killed_intervention_goes_on_with_the_same_bytes(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = known.intervene("whole")
+    real, calls = intervene_module.intervene_direction, []
+
+    def once(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(intervene_module, "intervene_direction", once)
+    with pytest.raises(KeyboardInterrupt):
+        known.intervene("broken")
+    assert not (known.root / "broken" / "manifest.json").exists()
+    broken = known.intervene("broken")
+    # The direction that was finished is not done again.
+    assert len(calls) == 3
+    found, expected = folder_bytes(broken), folder_bytes(whole)
+    assert found == expected
+    assert {"ablation.parquet", "patching.parquet", "summary.json"} <= set(found)
 
 
 def test_removing_at_the_answering_position_only(known: Known) -> None:

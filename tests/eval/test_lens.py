@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,46 @@ def test_equal_to_output_hidden_states(family: str, tiny_model: Any, word_level:
             entropy = -(p * np.log(np.maximum(p, 1e-300))).sum()
             assert reading.entropy[i] == pytest.approx(entropy, abs=1e-4)
             assert reading.rank[i] == 1 + (p > p[answers[i]] * (1 + 1e-5)).sum()
+
+
+# Families with other names, heads or orders of norms; what is found reproduces their own logits.
+OTHERS = ("openai-gpt", "gptj", "mpt", "falcon", "phi", "cohere", "granite", "olmo3", "glm4")
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_parts_of_other_families_are_found(family: str, word_level: Any) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    sizes = {
+        ("hidden_size", "n_embd", "d_model"): 32,
+        ("num_hidden_layers", "n_layer", "n_layers"): 3,
+        ("num_attention_heads", "n_head", "n_heads", "num_key_value_heads"): 4,
+        ("intermediate_size", "n_inner"): 48,
+        ("head_dim",): 8,
+        ("rotary_dim",): 4,
+        ("vocab_size",): VOCAB,
+        ("bos_token_id", "eos_token_id", "pad_token_id"): None,
+    }
+    config = t.AutoConfig.for_model(family)
+    for names, value in sizes.items():
+        for name in names:
+            # In some families a size follows from others, and cannot be set.
+            with contextlib.suppress(AttributeError):
+                if hasattr(config, name):
+                    setattr(config, name, value)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:3]
+    net = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = wrap_model(net, word_level(["a"]), family)
+    parts = find_parts(model, None, None)
+    assert len(parts.blocks) == 3
+    sets = [(frozenset({1}),)]
+    (*_, last) = read_layers(model, parts, [[5, 6, 7]], sets, [3], VOCAB, embeddings=False)
+    with torch.inference_mode():
+        logits = net(torch.tensor([[5, 6, 7]])).logits[0, -1].double()
+    expected = torch.softmax(logits, dim=0).numpy()
+    np.testing.assert_allclose(last.top_probs[0], expected[last.top_ids[0]], atol=1e-5)
 
 
 def test_hooks_are_removed_whatever_happens(tiny_model: Any, word_level: Any) -> None:
