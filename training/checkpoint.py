@@ -32,12 +32,13 @@ class TrainerState:
     """Where the training stands after `step` steps.
 
     `metrics_bytes` is the length of metrics.jsonl then; `pending` holds (loss, gradient norm) of
-    the steps since its last line. Random numbers need no state: every step draws from its own seed.
+    the steps since its last line, nothing for a step that was skipped. Random numbers need no
+    state: every step draws from its own seed.
     """
 
     step: int
     metrics_bytes: int
-    pending: list[tuple[float, float]]
+    pending: list[tuple[float, ...]]
 
 
 def save_checkpoint(
@@ -137,7 +138,7 @@ def _read_checked(path: Path) -> TrainerState:
     raw: dict[str, Any] = read_json(path / "state.json")
     if set(raw) != {f.name for f in fields(TrainerState)}:
         raise InputError("state.json has other keys than this version writes")
-    pending = [(float(loss), float(norm)) for loss, norm in raw["pending"]]
+    pending = [tuple(float(value) for value in row) for row in raw["pending"]]
     return TrainerState(raw["step"], raw["metrics_bytes"], pending)
 
 

@@ -16,20 +16,29 @@ from mining.common.logs import log, progress
 from mining.common.seeds import child_seed
 from training.checkpoint import TrainerState, load_checkpoint, newest_checkpoint, save_checkpoint
 from training.control import deterministic, stop_on_sigterm
-from training.data import DataOrder, Sequences, process_share
+from training.data import Sequences
 from training.errors import DivergedError, StoppedError
+from training.guards import SpikeWatch, all_finite, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import make_optimizer
+from training.order import DataOrder, process_share
+from training.reader import open_reader
 from training.schedule import learning_rate
 from training.settings import TrainSettings
 from training.speed import Clock
 from training.validation import ValidationSet, validate
 
+MAX_SKIPS = 10
+
 
 @dataclass(frozen=True)
 class Job:
-    """All that one training is given."""
+    """All that one training is given.
+
+    `end_of_text` is the token before which attention stops; None lets it cross the borders of
+    documents.
+    """
 
     title: str
     settings: TrainSettings
@@ -37,9 +46,15 @@ class Job:
     n_steps: int
     precision: str
     sequences: Sequences
+    end_of_text: int | None
     validation: list[ValidationSet]
     checkpoints: Path
     export_snapshot: Callable[[int], None]
+
+    def order(self) -> DataOrder:
+        """The order of the sequences; each user has its own, as it keeps a cache."""
+        batch = self.settings.global_batch_sequences
+        return DataOrder(self.seed, len(self.sequences), batch, self.sequences.mixture)
 
 
 def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None:
@@ -52,10 +67,12 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     world, rank = accelerator.num_processes, accelerator.process_index
     micro = check_batch(settings, world)
     tokens_per_step = settings.global_batch_sequences * settings.sequence_length
-    order = DataOrder(job.seed, len(job.sequences), settings.global_batch_sequences)
+    share = (rank, world, micro)
 
     model.to(device).train()
-    loss_of = NextTokenLoss(model, job.precision)
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    loss_of = NextTokenLoss(model, job.precision, job.end_of_text)
     raw_optimizer = make_optimizer(model, settings, device)
     if settings.compile:
         model.base_model.compile()
@@ -70,6 +87,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         load_checkpoint(path, model, raw_optimizer)
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
+    spikes, skipped_in_a_row = SpikeWatch(), 0
     clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
 
     def run_validation(step: int) -> None:
@@ -92,7 +110,13 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         progress(job.title, job.n_steps - start, "steps") as ticker,
         stop_on_sigterm() as stop,
         deterministic(device),
+        open_reader(job.sequences, job.order(), share, device) as reader,
+        watchdog(job.title, settings.stuck_after_seconds, rank, world) as dog,
     ):
+        if start < job.n_steps:
+            ids = process_share(job.order().ids(start), *share)[0]
+            tokens = torch.from_numpy(job.sequences.batch(ids)).to(device)
+            dry_run(accelerator, wrapped, tokens, trained)
         if start == 0:
             run_validation(0)
         clock.start(start)
@@ -104,46 +128,47 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 group["lr"] = rate
 
             step_loss = torch.zeros((), device=device)
-            pieces = process_share(order.ids(step), rank, world, micro)
-            for number, ids in enumerate(pieces, start=1):
-                tokens = torch.from_numpy(job.sequences.batch(ids))
-                if device.type == "cuda":
-                    tokens = tokens.pin_memory().to(device, non_blocking=True)
+            pieces = reader.step(step)
+            for number, tokens in enumerate(pieces, start=1):
                 last = number == len(pieces)
                 with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
                     loss = wrapped(tokens) / len(pieces)
                     accelerator.backward(loss)
                 step_loss += loss.detach()
             norm = torch.nn.utils.clip_grad_norm_(trained, limit)
-            optimizer.step()
+            done = step + 1
+            if settings.on_nonfinite == "stop" or all_finite(accelerator, step_loss, norm):
+                optimizer.step()
+                skipped_in_a_row = 0
+            else:
+                skipped_in_a_row += 1
             optimizer.zero_grad(set_to_none=True)
             pending.append((step_loss, norm))
 
-            done = step + 1
             ticker.advance()
+            dog.beat(f"step {done}")
             is_last = done == job.n_steps
             line_due = done % settings.log_every == 0 or is_last
             checkpoint_due = done % settings.checkpoint_every == 0 or is_last
             stopping = stop.is_set() if world == 1 else line_due and _agree(accelerator, stop)
             if line_due or checkpoint_due or stopping:
                 # The only points that wait for the device.
-                pending = _settle(accelerator, pending, done, order)
+                pending = _settle(accelerator, pending)
+                pending = _save_nonfinite(job, recorder, pending, done)
+                if skipped_in_a_row >= MAX_SKIPS:
+                    raise DivergedError(
+                        f"step {done}: the last {skipped_in_a_row} steps had a loss or gradient "
+                        "that is not finite; lower train.learning_rate or lengthen the warm-up"
+                    )
             if line_due:
-                mean_loss, mean_norm = (
-                    sum(column) / len(pending) for column in zip(*pending, strict=True)
-                )
-                recorder.metric(
-                    "train",
-                    step=done,
-                    tokens=done * tokens_per_step,
-                    loss=round(mean_loss, 6),
-                    lr=float(f"{rate:.8g}"),
-                    grad_norm=round(mean_norm, 6),
-                )
+                _write_line(recorder, pending, done, tokens_per_step, rate)
+                for place, loss, usual in spikes.see(done - len(pending), pending):
+                    recorder.timing("spike", step=place, loss=loss, usual=usual)
+                speed = clock.lap(done, job.n_steps) | {"data_wait": round(reader.lap(), 6)}
+                recorder.timing("timing", step=done, **speed)
+                shown = f"loss {pending[-1][0]:.3f} " if pending[-1] else ""
+                ticker.note(f"{shown}{speed['tokens_per_second']:,.0f} tokens/s")
                 pending = []
-                speed = clock.lap(done)
-                recorder.timing(step=done, **speed)
-                ticker.note(f"loss {mean_loss:.3f} {speed['tokens_per_second']:,.0f} tokens/s")
             validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
@@ -201,22 +226,58 @@ def _agree(accelerator: Any, stop: Any) -> bool:
     return bool(accelerator.reduce(flag, "sum").item() > 0)
 
 
-def _settle(accelerator: Any, pending: list[Any], done: int, order: DataOrder) -> list[Any]:
-    """Turn the pending (loss, norm) tensors into numbers, the mean over the processes.
-
-    DivergedError names the first step of them that is not finite, and its sequences.
-    """
+def _settle(accelerator: Any, pending: list[Any]) -> list[Any]:
+    """Turn the pending (loss, norm) tensors into numbers, the mean over the processes."""
     fresh = [pair for pair in pending if isinstance(pair[0], torch.Tensor)]
     if not fresh:
         return pending
     stacked = torch.stack([torch.stack([loss, norm.float()]) for loss, norm in fresh])
     numbers = [tuple(row) for row in accelerator.reduce(stacked, "mean").tolist()]
-    for place, (loss, norm) in enumerate(numbers):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            step = done - len(numbers) + place
+    return [*pending[: len(pending) - len(fresh)], *numbers]
+
+
+def _save_nonfinite(
+    job: Job, recorder: Recorder, pending: list[tuple[float, ...]], done: int
+) -> list[tuple[float, ...]]:
+    """Write down the batches of steps whose loss or gradient is not finite, and empty their rows.
+
+    Where such a step is not skipped, DivergedError names the first.
+    """
+    rows = []
+    for step, row in enumerate(pending, start=done - len(pending) + 1):
+        if all(map(math.isfinite, row)):
+            rows.append(row)
+            continue
+        rows.append(())
+        loss, norm = row[:2]
+        ids = job.order().ids(step - 1)
+        file = recorder.nonfinite(step, loss, norm, job.sequences.describe(ids))
+        said = f"step {step}: loss {loss}, gradient norm {norm} on the sequences {ids.tolist()}"
+        if job.settings.on_nonfinite == "stop":
             raise DivergedError(
-                f"step {step + 1}: loss {loss}, gradient norm {norm} on the sequences "
-                f"{order.ids(step).tolist()}; the last checkpoint before it is kept. Lower "
+                f"{said} ({file}); the last checkpoint before it is kept. Lower "
                 "train.learning_rate or lengthen the warm-up"
             )
-    return [*pending[: len(pending) - len(fresh)], *numbers]
+        log.warning("%s: skipped %s (%s)", job.title, said, file)
+    return rows
+
+
+def _write_line(
+    recorder: Recorder,
+    pending: list[tuple[float, ...]],
+    done: int,
+    tokens_per_step: int,
+    rate: float,
+) -> None:
+    """The means of the steps since the last line, without skipped ones, which are counted."""
+    used = [row for row in pending if row]
+    values: dict[str, Any] = {"step": done, "tokens": done * tokens_per_step}
+    if used:
+        loss, norm = (sum(column) / len(used) for column in zip(*used, strict=True))
+        values["loss"] = round(loss, 6)
+    values["lr"] = float(f"{rate:.8g}")
+    if used:
+        values["grad_norm"] = round(norm, 6)
+    if skipped := len(pending) - len(used):
+        values["skipped"] = skipped
+    recorder.metric("train" if used else "skipped", **values)

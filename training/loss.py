@@ -89,13 +89,28 @@ def head_loss(
     return loss
 
 
-class NextTokenLoss(nn.Module):
-    """A causal language model as a function from sequences to their mean loss."""
+def document_positions(tokens: Tensor, end_of_text: int) -> Tensor:
+    """Places of tokens in their documents, int64 [batch, length], for int64 `tokens` of that shape.
 
-    def __init__(self, model: nn.Module, precision: str) -> None:
+    An end-of-text token counts as the first of the document after it (place 0), as it stands before
+    a document that stands alone. A row's first token has place 0 whatever it is.
+    """
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return places - torch.where(tokens == end_of_text, places, 0).cummax(1).values
+
+
+class NextTokenLoss(nn.Module):
+    """A causal language model as a function from sequences to their mean loss.
+
+    With `end_of_text`, the documents of a sequence are kept apart: no attention across the border
+    before each end-of-text token, and positions from 0. transformers makes the mask of its models
+    from the positions: block-diagonal for sdpa, sequences of varying length for flash attention.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, end_of_text: int | None = None) -> None:
         """`model` is a transformers causal model; `precision` is "float32" or "bf16"."""
         super().__init__()
-        self.model = model
+        self.model, self.end_of_text = model, end_of_text
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         head: Any = model.get_output_embeddings()  # type: ignore[operator]
         config: Any = model.config
@@ -104,12 +119,22 @@ class NextTokenLoss(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Mean loss (nats per token, float32 scalar) of int64 `tokens` [batch, length + 1]."""
         inputs, labels = tokens[:, :-1], tokens[:, 1:].reshape(-1)
+        positions: dict[str, Tensor] = {}
+        if self.end_of_text is not None:
+            positions["position_ids"] = document_positions(inputs, self.end_of_text)
+            config: Any = self.model.config
+            if config._attn_implementation.startswith("flash"):
+                # Its kernel for varying lengths takes a single row; places of 0 cut that.
+                inputs = inputs.reshape(1, -1)
+                positions["position_ids"] = positions["position_ids"].reshape(1, -1)
         mixed = self.dtype != torch.float32
         with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
             if self.plain_head:
                 model: Any = self.model
-                states = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+                states = model.base_model(
+                    input_ids=inputs, use_cache=False, **positions
+                ).last_hidden_state
                 weight = model.get_output_embeddings().weight
                 return head_loss(states.flatten(0, 1), weight, labels, self.dtype)
-            logits = self.model(input_ids=inputs, use_cache=False).logits
+            logits = self.model(input_ids=inputs, use_cache=False, **positions).logits
         return functional.cross_entropy(logits.flatten(0, 1).float(), labels)

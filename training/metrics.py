@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mining.common.errors import MissingDependencyError
+from mining.common.files import write_json
 from mining.common.logs import log
 from training.settings import WandbSettings
 
 METRICS, TIMINGS, WANDB = "metrics.jsonl", "timings.jsonl", "wandb"
+NONFINITE = "nonfinite"
 
 
 class Tracker(Protocol):
@@ -65,9 +67,19 @@ class Recorder:
         """Append one line to metrics.jsonl."""
         self._write(self.path, {"kind": kind, **values})
 
-    def timing(self, **values: Any) -> None:
+    def timing(self, kind: str, **values: Any) -> None:
         """Append one line to timings.jsonl."""
-        self._write(self._timings, {"kind": "timing", **values})
+        self._write(self._timings, {"kind": kind, **values})
+
+    def nonfinite(
+        self, step: int, loss: float, norm: float, sequences: list[dict[str, Any]]
+    ) -> Path:
+        """Write down the batch of a step whose loss or gradient is not finite; its file."""
+        path = self.path.parent / NONFINITE / f"step-{step:06d}.json"
+        if self.active:
+            values = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
+            write_json(path, {**values, "sequences": sequences})
+        return path
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:
         if not self.active:

@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mining.common.errors import InputError, SettingsError
-from mining.common.files import dump_json, remove_tree
+from mining.common.errors import InputError, MismatchError, SettingsError
+from mining.common.files import dump_json, read_json, remove_tree
 from mining.common.logs import log
 from mining.common.stage import (
+    IDENTITY,
+    RUN,
     WORK,
     FilesInput,
     Input,
@@ -19,6 +21,7 @@ from mining.common.stage import (
     StageInput,
     StageRun,
     begin,
+    describe_differences,
     read_manifest,
     settings_dict,
 )
@@ -50,9 +53,13 @@ def run_train(
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     run: StageRun | None = None
     if rank == 0:
-        inputs: dict[str, Input] = {"mix": StageInput(mix, "mix")}
+        inputs: dict[str, Input] = {
+            "mix": StageInput(mix, "mix"),
+            **data_inputs(settings, mix, arm),
+        }
         if settings.model.path is not None:
             inputs["model"] = model_input(settings.model)
+        refuse_changed_data(out, inputs)
         run = begin("train", out, {**settings_dict(settings), "arm": arm, "seed": seed}, inputs)
         if run is None and world_size == 1:
             return
@@ -67,6 +74,36 @@ def run_train(
         if run is not None:
             run.finish(counts, unhashed=("timings.jsonl", "wandb/"))
     accelerator.wait_for_everyone()
+
+
+def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input]:
+    """The token files of the arm and of the further sources, by content."""
+    from training.data import TokenFilesInput, source_files
+
+    inputs: dict[str, Input] = {"arm": TokenFilesInput({"tokens.ds": mix / arm / "tokens.ds"})}
+    for number, source in enumerate(settings.sources, start=1):
+        files = {path.name: path for path in source_files(source)}
+        inputs[f"source-{number}"] = TokenFilesInput(files)
+    return inputs
+
+
+def refuse_changed_data(out: Path, inputs: dict[str, Input]) -> None:
+    """MismatchError where `out` holds checkpoints of a training on other data or another model.
+
+    A stage whose inputs changed starts anew; a training may have taken weeks, so it says what
+    changed and touches nothing.
+    """
+    noted = out / WORK / IDENTITY
+    if not noted.is_file() or not any((out / WORK / "checkpoints").glob("step-*")):
+        return
+    before = read_json(noted)["inputs"]
+    places = read_json(out / WORK / RUN).get("inputs", {}) if (out / WORK / RUN).is_file() else {}
+    now = {name: item.identity(before.get(name), places.get(name)) for name, item in inputs.items()}
+    if differences := describe_differences(before, now):
+        raise MismatchError(
+            f"{out}: its checkpoints were trained on other inputs ({'; '.join(differences)}); "
+            "bring them back to continue, or remove the folder to start anew"
+        )
 
 
 def model_input(model: ModelSettings) -> Input:
@@ -122,15 +159,29 @@ def _train(
     from training.data import Sequences
     from training.loop import Job, check_batch, run_loop
     from training.metrics import NoTracker, Recorder
-    from training.model import build_model, check_length, export_model, parameters
+    from training.model import (
+        build_model,
+        check_borders,
+        check_length,
+        export_model,
+        parameters,
+    )
     from training.validation import read_validation
 
     check_batch(settings, accelerator.num_processes)
     tokenizer = load_tokenizer(mix / "tokenizer")
     length, batch = settings.sequence_length, settings.global_batch_sequences
-    sequences = Sequences(mix / arm / "tokens.ds", tokenizer.vocab_size, length)
+    sequences = Sequences(
+        mix / arm / "tokens.ds",
+        tokenizer.vocab_size,
+        length,
+        settings.sources,
+        settings.arm_weight,
+    )
     model = build_model(settings.model, tokenizer, seed)
     check_length(model, length)
+    if settings.document_borders == "masked":
+        check_borders(model)
     n_steps = Duration.parse(settings.duration).steps(len(sequences), length, batch)
     if settings.snapshots and settings.snapshots[-1] > n_steps:
         raise SettingsError(
@@ -152,6 +203,7 @@ def _train(
         n_steps=n_steps,
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
+        end_of_text=tokenizer.eos_id if settings.document_borders == "masked" else None,
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
         checkpoints=out / WORK / "checkpoints",
         export_snapshot=export_snapshot,
@@ -192,7 +244,7 @@ def final_losses(metrics: Path) -> dict[str, Any]:
             record = json.loads(line)
             if record["kind"] == "train":
                 train_loss = record["loss"]
-            else:
+            elif record["kind"] == "validation":
                 validation[record["lang"]] = record["loss"]
     return {"train_loss": train_loss, "validation_loss": validation}
 

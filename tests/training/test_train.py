@@ -325,7 +325,8 @@ def test_a_loss_that_is_not_finite_stops(
     def poisoned(self: Any, tokens: torch.Tensor) -> torch.Tensor:
         calls.append(torch.is_grad_enabled())
         loss = plain(self, tokens)
-        return loss * float("nan") if sum(calls) == 6 else loss
+        # The first is the trial batch.
+        return loss * float("nan") if sum(calls) == 7 else loss
 
     monkeypatch.setattr(loop.NextTokenLoss, "forward", poisoned)
     with pytest.raises(DivergedError, match=r"step 6: loss nan") as caught:
@@ -333,6 +334,9 @@ def test_a_loss_that_is_not_finite_stops(
     ids = loop.DataOrder(7, len(loop.Sequences(mix / "pivot/tokens.ds", 60, 16)), 4).ids(5)
     assert str(ids.tolist()) in str(caught.value)
     assert not (tmp_path / "a" / "manifest.json").exists()
+    saved = json.loads((tmp_path / "a/nonfinite/step-000006.json").read_text())
+    assert [entry["sequence"] for entry in saved["sequences"]] == ids.tolist()
+    assert saved["sequences"][0]["first_token"] == ids[0] * 16
 
 
 def test_a_validation_loss_that_is_not_finite_stops(
