@@ -22,6 +22,7 @@ from training.guards import SpikeWatch, all_finite, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import make_optimizer
+from training.moments import load_moments, save_moments
 from training.order import DataOrder, process_share
 from training.reader import open_reader
 from training.schedule import learning_rate
@@ -50,6 +51,7 @@ class Job:
     validation: list[ValidationSet]
     checkpoints: Path
     export_snapshot: Callable[[int], None]
+    optimizer_file: Path
 
     def order(self) -> DataOrder:
         """The order of the sequences; each user has its own, as it keeps a cache."""
@@ -87,6 +89,8 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         load_checkpoint(path, model, raw_optimizer)
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
+    elif settings.model.optimizer is not None:
+        load_moments(Path(settings.model.optimizer), model, raw_optimizer)
     spikes, skipped_in_a_row = SpikeWatch(), 0
     clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
 
@@ -186,6 +190,8 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 )
             if validation_due or checkpoint_due or snapshot_due:
                 clock.start(done)
+    if settings.export_optimizer and accelerator.is_main_process:
+        save_moments(job.optimizer_file, model, raw_optimizer)
 
 
 def check_batch(settings: TrainSettings, world_size: int) -> int:

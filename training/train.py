@@ -59,6 +59,8 @@ def run_train(
         }
         if settings.model.path is not None:
             inputs["model"] = model_input(settings.model)
+        if settings.model.optimizer is not None:
+            inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
         refuse_changed_data(out, inputs)
         run = begin("train", out, {**settings_dict(settings), "arm": arm, "seed": seed}, inputs)
         if run is None and world_size == 1:
@@ -166,6 +168,7 @@ def _train(
         export_model,
         parameters,
     )
+    from training.moments import FILE
     from training.validation import read_validation
 
     check_batch(settings, accelerator.num_processes)
@@ -207,6 +210,7 @@ def _train(
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
         checkpoints=out / WORK / "checkpoints",
         export_snapshot=export_snapshot,
+        optimizer_file=out / FILE,
     )
     tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title)
     recorder = Recorder(out, tracker, active=run is not None)
