@@ -234,7 +234,7 @@ def _agree(accelerator: Any, stop: Any) -> bool:
 
 def _settle(accelerator: Any, pending: list[Any]) -> list[Any]:
     """Turn the pending (loss, norm) tensors into numbers, the mean over the processes."""
-    fresh = [pair for pair in pending if isinstance(pair[0], torch.Tensor)]
+    fresh = [row for row in pending if row and isinstance(row[0], torch.Tensor)]
     if not fresh:
         return pending
     stacked = torch.stack([torch.stack([loss, norm.float()]) for loss, norm in fresh])
