@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("cooccurrence", "tokenizing", "matching", "scoring")
+BENCHMARKS = ("cooccurrence", "tokenizing", "matching", "scoring", "training")
 
 
 def main() -> int:
