@@ -31,9 +31,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class TrainerState:
     """Where the training stands after `step` steps.
 
-    `metrics_bytes` is the length of metrics.jsonl then; `pending` holds (loss, gradient norm) of
-    the steps since its last line, nothing for a step that was skipped. Random numbers need no
-    state: every step draws from its own seed.
+    `metrics_bytes` is the length of metrics.jsonl then; `pending` holds for each step since its
+    last line loss, gradient norm, and sums and counts by language (training.loss.sums_by_group);
+    nothing for a step that was skipped. Random numbers need no state: every step draws from its own
+    seed.
     """
 
     step: int

@@ -44,15 +44,16 @@ class Sequences:
         """
         self.length, self.vocab_size = length, vocab_size
         self._files: list[tuple[Path, npt.NDArray[Any]]] = []
+        self._source_of: list[int] = []  # of each file; 0 is the arm
         sizes: list[int] = []
         weights: list[float] = []
         if arm_weight > 0:
-            self._add(path, open_token_file(path, vocab_size)[0])
+            self._add(path, open_token_file(path, vocab_size)[0], 0)
             sizes, weights = [self._count(0)], [arm_weight]
-        for source in sources:
+        for number, source in enumerate(sources, start=1):
             first = len(self._files)
             for file in source_files(source):
-                self._add(file, open_source_file(file, source.dtype, vocab_size))
+                self._add(file, open_source_file(file, source.dtype, vocab_size), number)
             sizes.append(sum(self._count(i) for i in range(first, len(self._files))))
             weights.append(source.weight)
         counts = [self._count(i) for i in range(len(self._files))]
@@ -84,19 +85,23 @@ class Sequences:
             rows[here] = found
         return rows
 
+    def locate(
+        self, ids: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Source (0 is the arm) and first token in its file of sequences `ids`, int64 each."""
+        files = np.searchsorted(self._ends, ids, side="right")
+        return np.asarray(self._source_of)[files], (ids - self._firsts[files]) * self.length
+
     def describe(self, ids: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
         """Where sequences `ids` lie: file, and number of their first token in it."""
         files = np.searchsorted(self._ends, ids, side="right")
+        names = ["/".join(self._files[file][0].parts[-2:]) for file in files]
         return [
-            {
-                "sequence": int(i),
-                "file": "/".join(self._files[file][0].parts[-2:]),
-                "first_token": int(i - self._firsts[file]) * self.length,
-            }
-            for i, file in zip(ids, files, strict=True)
+            {"sequence": int(i), "file": name, "first_token": int(first)}
+            for i, name, first in zip(ids, names, self.locate(ids)[1], strict=True)
         ]
 
-    def _add(self, path: Path, tokens: npt.NDArray[Any]) -> None:
+    def _add(self, path: Path, tokens: npt.NDArray[Any], source: int) -> None:
         if len(tokens) <= self.length:
             raise InputError(
                 f"{path}: has {len(tokens)} tokens, and a sequence of {self.length} and the token "
@@ -104,6 +109,7 @@ class Sequences:
                 "train.sequence_length"
             )
         self._files.append((path, tokens))
+        self._source_of.append(source)
 
     def _count(self, number: int) -> int:
         return (len(self._files[number][1]) - 1) // self.length

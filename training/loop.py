@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from training.checkpoint import TrainerState, load_checkpoint, newest_checkpoint
 from training.control import deterministic, stop_on_sigterm
 from training.data import Sequences
 from training.errors import DivergedError, StoppedError
+from training.groups import LossGroups
 from training.guards import SpikeWatch, all_finite, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
@@ -38,7 +39,7 @@ class Job:
     """All that one training is given.
 
     `end_of_text` is the token before which attention stops; None lets it cross the borders of
-    documents.
+    documents. Training loss is told apart by `groups`, where it is known.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Job:
     precision: str
     sequences: Sequences
     end_of_text: int | None
+    groups: LossGroups | None
     validation: list[ValidationSet]
     checkpoints: Path
     export_snapshot: Callable[[int], None]
@@ -74,7 +76,8 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     model.to(device).train()
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    loss_of = NextTokenLoss(model, job.precision, job.end_of_text)
+    names = job.groups.names if job.groups is not None else ()
+    loss_of = NextTokenLoss(model, job.precision, job.end_of_text, len(names))
     raw_optimizer = make_optimizer(model, settings, device)
     if settings.compile:
         model.base_model.compile()
@@ -82,7 +85,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     trained = [p for p in model.parameters() if p.requires_grad]
     limit = math.inf if settings.grad_clip is None else settings.grad_clip
 
-    pending: list[Any] = []  # (loss, gradient norm) of each step since the last line
+    pending: list[Any] = []  # a row for each step since the last line (TrainerState)
     start = 0
     if (found := _find_checkpoint(accelerator, job, recorder)) is not None:
         path, state = found
@@ -114,7 +117,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         progress(job.title, job.n_steps - start, "steps") as ticker,
         stop_on_sigterm() as stop,
         deterministic(device),
-        open_reader(job.sequences, job.order(), share, device) as reader,
+        open_reader(job.sequences, job.order(), share, device, job.groups) as reader,
         watchdog(job.title, settings.stuck_after_seconds, rank, world) as dog,
     ):
         if start < job.n_steps:
@@ -132,12 +135,16 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 group["lr"] = rate
 
             step_loss = torch.zeros((), device=device)
+            step_groups = torch.zeros(2 * len(names), device=device)
             pieces = reader.step(step)
-            for number, tokens in enumerate(pieces, start=1):
+            for number, piece in enumerate(pieces, start=1):
                 last = number == len(pieces)
                 with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                    loss = wrapped(tokens) / len(pieces)
+                    found = wrapped(*piece)
+                    loss = (found[0] if names else found) / len(pieces)
                     accelerator.backward(loss)
+                if names:
+                    step_groups += found[1]
                 step_loss += loss.detach()
             norm = torch.nn.utils.clip_grad_norm_(trained, limit)
             done = step + 1
@@ -147,7 +154,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             else:
                 skipped_in_a_row += 1
             optimizer.zero_grad(set_to_none=True)
-            pending.append((step_loss, norm))
+            pending.append(torch.cat([torch.stack([step_loss, norm.float()]), step_groups]))
 
             ticker.advance()
             dog.beat(f"step {done}")
@@ -165,7 +172,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                         "that is not finite; lower train.learning_rate or lengthen the warm-up"
                     )
             if line_due:
-                _write_line(recorder, pending, done, tokens_per_step, rate)
+                _write_line(recorder, names, pending, done, tokens_per_step, rate)
                 for place, loss, usual in spikes.see(done - len(pending), pending):
                     recorder.timing("spike", step=place, loss=loss, usual=usual)
                 speed = clock.lap(done, job.n_steps) | {"data_wait": round(reader.lap(), 6)}
@@ -233,12 +240,12 @@ def _agree(accelerator: Any, stop: Any) -> bool:
 
 
 def _settle(accelerator: Any, pending: list[Any]) -> list[Any]:
-    """Turn the pending (loss, norm) tensors into numbers, the mean over the processes."""
-    fresh = [row for row in pending if row and isinstance(row[0], torch.Tensor)]
+    """Turn the pending rows that are tensors into numbers, the mean over the processes."""
+    fresh = [row for row in pending if isinstance(row, torch.Tensor)]
     if not fresh:
         return pending
-    stacked = torch.stack([torch.stack([loss, norm.float()]) for loss, norm in fresh])
-    numbers = [tuple(row) for row in accelerator.reduce(stacked, "mean").tolist()]
+    rows = accelerator.reduce(torch.stack(fresh), "mean").tolist()
+    numbers = [tuple(row) for row in rows]
     return [*pending[: len(pending) - len(fresh)], *numbers]
 
 
@@ -270,6 +277,7 @@ def _save_nonfinite(
 
 def _write_line(
     recorder: Recorder,
+    names: Sequence[str],
     pending: list[tuple[float, ...]],
     done: int,
     tokens_per_step: int,
@@ -279,8 +287,11 @@ def _write_line(
     used = [row for row in pending if row]
     values: dict[str, Any] = {"step": done, "tokens": done * tokens_per_step}
     if used:
-        loss, norm = (sum(column) / len(used) for column in zip(*used, strict=True))
+        loss, norm, *table = (sum(column) / len(used) for column in zip(*used, strict=True))
         values["loss"] = round(loss, 6)
+        by_group = zip(names, table[: len(names)], table[len(names) :], strict=True)
+        if seen := {name: round(nats / n, 6) for name, nats, n in by_group if n}:
+            values["loss_by"] = seen
     values["lr"] = float(f"{rate:.8g}")
     if used:
         values["grad_norm"] = round(norm, 6)

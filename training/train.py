@@ -159,6 +159,7 @@ def _train(
     run: StageRun | None,
 ) -> dict[str, Any]:
     from training.data import Sequences
+    from training.groups import find_groups
     from training.loop import Job, check_batch, run_loop
     from training.metrics import NoTracker, Recorder
     from training.model import (
@@ -207,6 +208,7 @@ def _train(
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
         end_of_text=tokenizer.eos_id if settings.document_borders == "masked" else None,
+        groups=find_groups(mix / arm, sequences, settings.sources),
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
         checkpoints=out / WORK / "checkpoints",
         export_snapshot=export_snapshot,

@@ -91,6 +91,7 @@ def train_ours(
             precision=precision,
             sequences=Sequences(tokens, vocabulary, settings.sequence_length),
             end_of_text=None,
+            groups=None,
             validation=[],
             checkpoints=Path(out) / "checkpoints",
             export_snapshot=lambda step: None,
