@@ -53,6 +53,7 @@ class Job:
     validation: list[ValidationSet]
     checkpoints: Path
     export_snapshot: Callable[[int], None]
+    score: Callable[[], dict[str, float]] | None
     optimizer_file: Path
 
     def order(self) -> DataOrder:
@@ -107,10 +108,19 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 )
             recorder.metric("validation", step=step, tokens=step * tokens_per_step, **record)
 
+    def run_score(step: int) -> None:
+        if accelerator.is_main_process and job.score is not None:
+            values = job.score()
+            recorder.metric("score", step=step, tokens=step * tokens_per_step, **values)
+            model.train()
+        accelerator.wait_for_everyone()
+
     def save(step: int) -> None:
         if accelerator.is_main_process:
             now = TrainerState(step, recorder.size(), pending)
-            save_checkpoint(job.checkpoints, now, model, raw_optimizer, settings.keep_checkpoints)
+            keep = settings.keep_checkpoints
+            path = save_checkpoint(job.checkpoints, now, model, raw_optimizer, keep)
+            recorder.tracker.artifact("checkpoint", path)
         accelerator.wait_for_everyone()
 
     with (
@@ -126,6 +136,8 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             dry_run(accelerator, wrapped, tokens, trained)
         if start == 0:
             run_validation(0)
+            if settings.score_every:
+                run_score(0)
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.
@@ -183,6 +195,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
+            score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
+            if score_due:
+                run_score(done)
             snapshot_due = done in settings.snapshots
             if snapshot_due and accelerator.is_main_process:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
@@ -195,7 +210,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "
                     "a checkpoint is saved, and the same command continues"
                 )
-            if validation_due or checkpoint_due or snapshot_due:
+            if validation_due or score_due or checkpoint_due or snapshot_due:
                 clock.start(done)
     if settings.export_optimizer and accelerator.is_main_process:
         save_moments(job.optimizer_file, model, raw_optimizer)

@@ -27,6 +27,10 @@ class Tracker(Protocol):
         """Take one record of metrics.jsonl or timings.jsonl."""
         ...
 
+    def artifact(self, kind: str, path: Path) -> None:
+        """Note a file, with its content, or a folder, by where it lies."""
+        ...
+
     def close(self, failed: bool) -> None:
         """End, and say whether the training failed."""
         ...
@@ -36,6 +40,9 @@ class NoTracker:
     """Takes records nowhere."""
 
     def log(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def artifact(self, kind: str, path: Path) -> None:
         """Do nothing."""
 
     def close(self, failed: bool) -> None:
@@ -166,6 +173,22 @@ class WandbTracker:
         except Exception as error:  # nothing that W&B does may stop a training
             log.warning("train: W&B failed, goes on without (%s)", error)
             self._run = None
+
+    def artifact(self, kind: str, path: Path) -> None:
+        """Log an artifact KIND-RUN: a file is copied, a folder (weights) only referred to."""
+        if self._run is None:
+            return
+        try:
+            import wandb
+
+            artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+            if path.is_file():
+                artifact.add_file(str(path))
+            else:
+                artifact.add_reference(path.resolve().as_uri(), checksum=False)
+            self._run.log_artifact(artifact, aliases=[path.name])
+        except Exception as error:  # nothing that W&B does may stop a training
+            log.warning("train: W&B takes no artifact %s (%s)", kind, error)
 
     def close(self, failed: bool) -> None:
         """End the run."""

@@ -227,6 +227,9 @@ class TrainSettings:
         log_every: steps between lines of metrics.jsonl.
         validate_every: steps between validations; null only at the start and the end.
         validation_tokens: tokens per language of a validation, at most; null for all.
+        score_every: steps between word-translation scores of the model in training, on a few items
+            of the run's task (one draw; `pivots evaluate` is the measurement); null never.
+        score_items: items of each direction for that.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -263,6 +266,8 @@ class TrainSettings:
     log_every: int = 10
     validate_every: int | None = 250
     validation_tokens: int | None = 16_384
+    score_every: int | None = None
+    score_items: int = 20
 
     def __post_init__(self) -> None:
         Duration.parse(self.duration)
@@ -299,6 +304,7 @@ class TrainSettings:
         )
         for key in (
             "micro_batch_sequences", "validate_every", "validation_tokens", "stuck_after_seconds",
+            "score_every", "score_items",
         ):  # fmt: skip
             value = getattr(self, key)
             check_setting(self, key, value is None or value >= 1, "at least 1, or null")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.files import dump_json, read_json, remove_tree
 from mining.common.logs import log
 from mining.common.stage import (
     IDENTITY,
+    MANIFEST,
     RUN,
     WORK,
     FilesInput,
@@ -25,7 +27,7 @@ from mining.common.stage import (
     read_manifest,
     settings_dict,
 )
-from mining.common.tokenizer import load_tokenizer
+from mining.common.tokenizer import Tokenizer, load_tokenizer
 from training.settings import (
     Duration,
     ModelSettings,
@@ -35,11 +37,31 @@ from training.settings import (
 )
 
 
+class Score(Protocol):
+    """A score of the model in training, given by who starts it: training knows no evaluation.
+
+    `files` are what the figures depend on beside the model.
+    """
+
+    files: Mapping[str, Path]
+
+    def __call__(self, net: Any, tokenizer: Tokenizer) -> dict[str, float]:
+        """Figures of a transformers model on its device; may leave it in evaluation mode."""
+        ...
+
+
 def run_train(
-    settings: TrainSettings, wandb: WandbSettings, out: Path, mix: Path, arm: str, seed: int
+    settings: TrainSettings,
+    wandb: WandbSettings,
+    out: Path,
+    mix: Path,
+    arm: str,
+    seed: int,
+    score: Score | None = None,
 ) -> None:
     """Train on `mix`/`arm` into `out`: model/, snapshots/, metrics.jsonl, timings.jsonl, wandb/.
 
+    `score` is called each `score_every` steps on the first process.
     Runs in every process of `torchrun` or `accelerate launch` alike. A rerun after a kill resumes
     from the newest valid checkpoint; on one CPU process, with the same number of threads, to the
     same bits. Raises InputError for a mix without the arm, MismatchError for a checkpoint of
@@ -61,6 +83,8 @@ def run_train(
             inputs["model"] = model_input(settings.model)
         if settings.model.optimizer is not None:
             inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
+        if score is not None and settings.score_every:
+            inputs["task"] = FilesInput(score.files)
         refuse_changed_data(out, inputs)
         run = begin("train", out, {**settings_dict(settings), "arm": arm, "seed": seed}, inputs)
         if run is None and world_size == 1:
@@ -72,7 +96,7 @@ def run_train(
     going = [run is not None]
     broadcast_object_list(going)
     if going[0]:
-        counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run)
+        counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
         if run is not None:
             run.finish(counts, unhashed=("timings.jsonl", "wandb/"))
     accelerator.wait_for_everyone()
@@ -157,6 +181,7 @@ def _train(
     arm: str,
     seed: int,
     run: StageRun | None,
+    score: Score | None,
 ) -> dict[str, Any]:
     from training.data import Sequences
     from training.groups import find_groups
@@ -199,6 +224,7 @@ def _train(
         final.parent.mkdir(exist_ok=True)
         remove_tree(final)
         aside.rename(final)
+        tracker.artifact("snapshot", final)
 
     job = Job(
         title=f"train {arm}/{seed}",
@@ -212,13 +238,17 @@ def _train(
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
         checkpoints=out / WORK / "checkpoints",
         export_snapshot=export_snapshot,
+        score=None if score is None else lambda: score(model, tokenizer),
         optimizer_file=out / FILE,
     )
-    tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title)
+    tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title, mix)
     recorder = Recorder(out, tracker, active=run is not None)
     finished = False
     try:
         run_loop(accelerator, model, job, recorder)
+        if run is not None:
+            export_model(model, tokenizer, mix / "tokenizer", out / "model")
+            tracker.artifact("model", out / "model")
         finished = True
     finally:
         tracker.close(failed=not finished)
@@ -226,7 +256,6 @@ def _train(
         accelerator.free_memory()
     if run is None:
         return {}
-    export_model(model, tokenizer, mix / "tokenizer", out / "model")
     return {
         "steps": job.n_steps,
         "tokens": job.n_steps * batch * length,
@@ -255,9 +284,12 @@ def final_losses(metrics: Path) -> dict[str, Any]:
     return {"train_loss": train_loss, "validation_loss": validation}
 
 
-def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str) -> Any:
+def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str, mix: Path) -> Any:
     from training.metrics import start_tracker
 
     identity = {"settings": run.settings, "inputs": run.inputs}
     run_id = hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
-    return start_tracker(wandb, out, run_id, name.removeprefix("train "), run.settings)
+    tracker = start_tracker(wandb, out, run_id, name.removeprefix("train "), run.settings)
+    tracker.artifact("mix", mix / MANIFEST)
+    tracker.artifact("config", run.work / IDENTITY)
+    return tracker

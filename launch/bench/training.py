@@ -55,6 +55,9 @@ class Laps:
     def close(self, failed: bool) -> None:
         """Do nothing."""
 
+    def artifact(self, kind: str, path: Path) -> None:
+        """Do nothing."""
+
 
 def named_model(size: str) -> tuple[ModelSettings, int]:
     """Settings of configs/models/SIZE.yaml, and the vocabulary that the file names."""
@@ -95,6 +98,7 @@ def train_ours(
             validation=[],
             checkpoints=Path(out) / "checkpoints",
             export_snapshot=lambda step: None,
+            score=None,
             optimizer_file=Path(out) / "optimizer.safetensors",
         )
         model = make_model(settings.model, vocabulary)

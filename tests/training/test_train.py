@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -395,7 +395,37 @@ def test_wandb_offline(
     run_train(tiny, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 7)
     (found,) = (tmp_path / "a" / "wandb").glob("offline-run-*/*.wandb")
     assert b"grad_norm" in found.read_bytes()
+    for artifact in (b"mix-", b"config-", b"checkpoint-", b"model-"):
+        assert artifact in found.read_bytes()
     assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def test_a_score_is_taken_on_the_way(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
+) -> None:
+    """The score that the launcher gives: here the largest logit after the first word."""
+
+    class Largest:
+        files: ClassVar = {"tokenizer": mix / "tokenizer" / "tokenizer.json"}
+
+        def __call__(self, net: Any, tokenizer: Any) -> dict[str, float]:
+            net.eval()
+            ids = torch.tensor([tokenizer.encode("w2")])
+            with torch.no_grad():
+                return {"largest": float(net(input_ids=ids).logits.max())}
+
+    settings = dataclasses.replace(tiny, score_every=10)
+    run_train(settings, no_wandb, tmp_path / "a", mix, "pivot", 7, Largest())
+    scores = [r for r in lines(tmp_path / "a") if r["kind"] == "score"]
+    assert [r["step"] for r in scores] == [0, 10, 20, 24]
+    net = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a/model")
+    tokenizer = load_tokenizer(tmp_path / "a/model")
+    last = Largest()(net, tokenizer)["largest"]
+    assert scores[-1]["largest"] == pytest.approx(last, abs=1e-5)
+    assert "task" in read_manifest(tmp_path / "a").inputs
+    # Looking changes nothing.
+    weights = [(f / "model/model.safetensors").read_bytes() for f in (tmp_path / "a", unbroken)]
+    assert weights[0] == weights[1]
 
 
 def test_a_missing_or_failing_wandb_stops_nothing(
