@@ -195,9 +195,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
+                dog.beat(f"the validation after step {done}")
             score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
             if score_due:
                 run_score(done)
+                dog.beat(f"the score after step {done}")
             snapshot_due = done in settings.snapshots
             if snapshot_due and accelerator.is_main_process:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
@@ -205,6 +207,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 job.export_snapshot(done)
             if checkpoint_due or stopping:
                 save(done)
+                dog.beat(f"the checkpoint of step {done}")
             if stopping and not is_last:
                 raise StoppedError(
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "

@@ -454,7 +454,9 @@ def test_a_missing_or_failing_wandb_stops_nothing(
 def test_two_processes_follow_one(
     mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(tiny, duration="50steps", log_every=1)
+    settings = dataclasses.replace(
+        tiny, duration="50steps", log_every=1, document_borders="masked", on_nonfinite="skip"
+    )
     run_train(settings, no_wandb, tmp_path / "one", mix, "pivot", 7)
     command = worker(settings, mix, tmp_path / "two", processes=2)
     subprocess.run(command, env=environment(), check=True, timeout=DEFAULT_GRACE_SECONDS)
