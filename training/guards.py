@@ -42,7 +42,10 @@ def dry_run(accelerator: Any, wrapped: nn.Module, tokens: Tensor, trained: Itera
             ]
             wrapped(tokens).backward()
             del moments
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # A CPU's allocator has no error of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise SettingsError(
             f"micro_batch_sequences: {tokens.shape[0]} sequences of {tokens.shape[1] - 1} tokens "
             f"do not fit into the device's memory ({str(error).splitlines()[0]}); lower it, or set "

@@ -138,6 +138,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             run_validation(0)
             if settings.score_every:
                 run_score(0)
+        dog.beat("the start")
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.

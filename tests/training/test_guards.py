@@ -51,8 +51,12 @@ def test_the_trial_batch_changes_nothing_and_names_the_setting() -> None:
 
     class Loss(torch.nn.Module):
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            if tokens.shape[0] > 2:
+            if tokens.shape[0] == 3:
                 raise torch.OutOfMemoryError("no room for 3 GiB\nmore lines")
+            if tokens.shape[0] == 4:
+                torch.empty(1 << 50)  # a pebibyte
+            if tokens.shape[0] == 5:
+                raise RuntimeError("something else")
             return model(tokens.float()).sum()
 
     accelerator = Accelerator(cpu=True)
@@ -65,6 +69,10 @@ def test_the_trial_batch_changes_nothing_and_names_the_setting() -> None:
         SettingsError, match=r"3 sequences of 4 tokens .*no room for 3 GiB\); lower"
     ):
         dry_run(accelerator, Loss(), torch.ones(3, 5), model.parameters())
+    with pytest.raises(SettingsError, match="4 sequences"):
+        dry_run(accelerator, Loss(), torch.ones(4, 5), model.parameters())
+    with pytest.raises(RuntimeError, match="something else"):
+        dry_run(accelerator, Loss(), torch.ones(5, 5), model.parameters())
 
 
 def test_a_memory_error_comes_before_the_first_step(
