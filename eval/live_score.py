@@ -56,7 +56,8 @@ class LiveScore:
             for one, part in zip(questions, np.split(answers, ends[:-1]), strict=True)
         ]
         return {
-            "score": round(float(np.mean([row["score"] for row in rows])), 6),
+            # Scores of a young model are tiny.
+            "score": float(f"{np.mean([row['score'] for row in rows]):.6g}"),
             "accuracy": round(float(np.mean([row["correct"] for row in rows])), 6),
             "items": len(rows),
         }

@@ -130,6 +130,10 @@ def test_it_runs_on_a_stand_in(tmp_path: Path) -> None:
         folder = tmp_path / "run" / "train" / arm / "0" / "model"
         assert json.loads((folder / "config.json").read_text())["model_type"] == "olmo"
         assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == 1024
+        lines = map(json.loads, (folder.parent / "metrics.jsonl").read_text().splitlines())
+        rates = [line["lr"] for line in lines if line["kind"] == "train"]
+        train = parse_config(["--config", str(CONFIG)], "run").train
+        assert rates == pytest.approx([learning_rate(train, step, 20) for step in (9, 19)])
     assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 
