@@ -148,7 +148,7 @@ class _Stored:
         self._runs: dict[tuple[str, str], list[tuple[int, int, Any]]] = {}
         for file in sorted(path.glob("shard-*.safetensors")):
             # Memory-mapped: only what is asked for is read.
-            handle = safe_open(file, framework="pt")  # type: ignore[no-untyped-call]
+            handle: Any = safe_open(file, framework="pt")
             for key in handle.keys():  # noqa: SIM118, not a dictionary
                 name, what, start = key.rsplit(":", 2)
                 run = handle.get_slice(key)

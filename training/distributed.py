@@ -64,6 +64,10 @@ def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    # accelerate and DeepSpeed call torch by names that it is about to change.
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed|accelerate"
+    )
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     kind = sharing(settings, int(os.environ.get("WORLD_SIZE", "1")))
     if kind == "fsdp":
@@ -79,7 +83,8 @@ def stop_accelerator(accelerator: Any) -> None:
     from accelerate.state import AcceleratorState
 
     accelerator.free_memory()
-    AcceleratorState._reset_state()
+    # It would keep the way of sharing, and a next training may have another one.
+    AcceleratorState._reset_state(reset_partial_state=True)
     for flag in LAUNCHER_FLAGS:
         # accelerate sets them for itself; start_accelerator takes them for the user's.
         os.environ.pop(flag, None)
@@ -116,7 +121,6 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     if cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 
     if cpu:

@@ -30,7 +30,8 @@ from training.settings import TrainSettings
 def flat(tensor: Tensor) -> Tensor:
     """The elements of a tensor that lie in this process, as one dimension, without a copy."""
     local: Any = tensor.detach()
-    return (local.to_local() if hasattr(local, "to_local") else local).view(-1)
+    here: Tensor = local.to_local() if hasattr(local, "to_local") else local
+    return here.view(-1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ class Plain:
     def __init__(self, accelerator: Any, loss_of: NextTokenLoss, settings: TrainSettings) -> None:
         self._accelerator, self._model = accelerator, loss_of.model
         self._place(loss_of)
-        self.optimizer = make_optimizer(loss_of.model, settings, accelerator.device)
+        self.optimizer: torch.optim.Optimizer = make_optimizer(
+            loss_of.model, settings, accelerator.device
+        )
         self.module, self._stepper = accelerator.prepare(loss_of, self.optimizer)
         self._trained = list(loss_of.model.parameters())
         self._limit = math.inf if settings.grad_clip is None else settings.grad_clip

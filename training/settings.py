@@ -164,10 +164,10 @@ class TrainSettings:
             optimizer state are float32 always.
         device: auto takes a GPU where there is one.
         compile: compile the model with torch.compile (needs a C++ compiler on CPU).
-        parallel: how several processes share the work. ddp: each holds the whole model; fsdp: shards
-            weights, gradients and optimizer state (FSDP2); zero1, zero2, zero3: DeepSpeed shards the
-            optimizer state, also the gradients, also the weights. May change between two runs of
-            the same training, as may the number of processes. One process trains plainly, unless
+        parallel: how several processes share the work. ddp: each holds the whole model; fsdp:
+            weights, gradients and optimizer state in shards (FSDP2); zero1, zero2, zero3: DeepSpeed
+            with optimizer state, also gradients, also weights in shards. May change while training
+            is interrupted, as may the number of processes. One process alone trains plainly, unless
             DeepSpeed offloads.
         deepspeed: DeepSpeed JSON that tunes zero1 to zero3 (buckets, offload to the CPU); what the
             other settings say, such as batch and clipping, must not stand in it.

@@ -30,12 +30,13 @@ class Zero:
         if self._stage == 3:
             # The loss takes the head's weight without calling the head.
             model: Any = loss_of.model
-            deepspeed.zero.register_external_parameter(
-                loss_of, model.get_output_embeddings().weight
-            )
+            head = model.get_output_embeddings().weight
+            deepspeed.zero.register_external_parameter(loss_of, head)
         else:
             loss_of.to(accelerator.device)
-        self.optimizer = make_optimizer(loss_of.model, settings, accelerator.device)
+        self.optimizer: torch.optim.Optimizer = make_optimizer(
+            loss_of.model, settings, accelerator.device
+        )
         self.module, _ = accelerator.prepare(loss_of, self.optimizer)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
