@@ -65,9 +65,8 @@ def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     # accelerate and DeepSpeed call torch by names that it is about to change.
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module=r"torch\.distributed|accelerate"
-    )
+    for module in ("accelerate", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     kind = sharing(settings, int(os.environ.get("WORLD_SIZE", "1")))
     if kind == "fsdp":

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from training.loss import NextTokenLoss
 from training.model import make_optimizer
@@ -70,7 +71,7 @@ class Holding:
     world: int
     replicated: bool
     slices: list[Slice]
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     buffers: dict[str, Tensor]
 
 
@@ -81,7 +82,7 @@ class Parallel(Protocol):
     """
 
     module: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Surrounds forward and backward of a micro-batch; `last` is the last one of the step."""
@@ -135,9 +136,7 @@ class Plain:
     def __init__(self, accelerator: Any, loss_of: NextTokenLoss, settings: TrainSettings) -> None:
         self._accelerator, self._model = accelerator, loss_of.model
         self._place(loss_of)
-        self.optimizer: torch.optim.Optimizer = make_optimizer(
-            loss_of.model, settings, accelerator.device
-        )
+        self.optimizer: Optimizer = make_optimizer(loss_of.model, settings, accelerator.device)
         self.module, self._stepper = accelerator.prepare(loss_of, self.optimizer)
         self._trained = list(loss_of.model.parameters())
         self._limit = math.inf if settings.grad_clip is None else settings.grad_clip

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from training.loss import NextTokenLoss
 from training.model import make_optimizer
@@ -34,9 +35,7 @@ class Zero:
             deepspeed.zero.register_external_parameter(loss_of, head)
         else:
             loss_of.to(accelerator.device)
-        self.optimizer: torch.optim.Optimizer = make_optimizer(
-            loss_of.model, settings, accelerator.device
-        )
+        self.optimizer: Optimizer = make_optimizer(loss_of.model, settings, accelerator.device)
         self.module, _ = accelerator.prepare(loss_of, self.optimizer)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
