@@ -11,37 +11,33 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mining.common.errors import SettingsError
 from mining.common.logs import log
+from training.errors import DivergedError
+from training.parallel import Parallel
 
 STUCK_EXIT_CODE = 75
+MAX_SKIPS = 10
 SPIKE_DEVIATIONS = 6.0
 SPIKE_WINDOW, SPIKE_FIRST = 256, 32
 
 
-def dry_run(accelerator: Any, wrapped: nn.Module, tokens: Tensor, trained: Iterable[Any]) -> None:
+def dry_run(parallel: Parallel, tokens: Tensor) -> None:
     """Take a micro-batch forward and backward and forget it, so that memory errors come at once.
 
-    All micro-batches have one shape. On a GPU, room for AdamW's moments, which come with the first
-    update, is taken too. Weights, gradients, optimizer and random numbers are left as they were.
-    Raises SettingsError where memory is short.
+    All micro-batches have one shape. Weights, gradients, optimizer and random numbers are left as
+    they were. Raises SettingsError where memory is short.
     """
-    parameters = list(trained)
-    device = tokens.device
-    devices = [device] if device.type == "cuda" else []
+    devices = [tokens.device] if tokens.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), accelerator.no_sync(wrapped):
-            moments = [
-                torch.empty_like(p) for p in parameters for _ in range(2) if device.type == "cuda"
-            ]
-            wrapped(tokens).backward()
-            del moments
+        with torch.random.fork_rng(devices=devices):
+            parallel.trial(tokens)
     except RuntimeError as error:
         # A CPU's allocator has no error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
@@ -51,15 +47,33 @@ def dry_run(accelerator: Any, wrapped: nn.Module, tokens: Tensor, trained: Itera
             f"do not fit into the device's memory ({str(error).splitlines()[0]}); lower it, or set "
             "train.activation_checkpointing"
         ) from None
-    finally:
-        for parameter in parameters:
-            parameter.grad = None
 
 
-def all_finite(accelerator: Any, loss: Tensor, norm: Tensor) -> bool:
-    """Whether a step's loss and gradient norm are finite in every process; waits for the device."""
-    bad = (~torch.isfinite(torch.stack([loss.detach(), norm.float()]))).any().float()
-    return bool(accelerator.reduce(bad, "sum").item() == 0)
+class SkipCount:
+    """Whether steps are to be skipped (`active`), and how many were in a row."""
+
+    def __init__(self, accelerator: Any, active: bool) -> None:
+        self._accelerator, self._active, self._in_a_row = accelerator, active, 0
+
+    def wants(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether a step of this loss and gradient norm may update the weights.
+
+        Where steps are skipped, they must be finite in every process, which waits for the device.
+        """
+        if not self._active:
+            return True
+        bad = (~torch.isfinite(torch.stack([loss.detach(), norm.float()]))).any().float()
+        fine = bool(self._accelerator.reduce(bad, "sum").item() == 0)
+        self._in_a_row = 0 if fine else self._in_a_row + 1
+        return fine
+
+    def check(self, done: int) -> None:
+        """DivergedError where the last MAX_SKIPS steps or more were skipped."""
+        if self._in_a_row >= MAX_SKIPS:
+            raise DivergedError(
+                f"step {done}: the last {self._in_a_row} steps had a loss or gradient that is not "
+                "finite; lower train.learning_rate or lengthen the warm-up"
+            )
 
 
 class SpikeWatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,27 @@ import torch
 from mining.common.errors import SettingsError
 from mining.common.logs import log, progress
 from mining.common.seeds import child_seed
-from training.checkpoint import TrainerState, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.checkpoint import (
+    TrainerState,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from training.control import deterministic, stop_on_sigterm
 from training.data import Sequences
 from training.errors import DivergedError, StoppedError
 from training.groups import LossGroups
-from training.guards import SpikeWatch, all_finite, dry_run, watchdog
+from training.guards import SkipCount, SpikeWatch, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
-from training.model import make_optimizer
-from training.moments import load_moments, save_moments
 from training.order import DataOrder, process_share
+from training.parallel import prepare
 from training.reader import open_reader
 from training.schedule import learning_rate
 from training.settings import TrainSettings
 from training.speed import Clock
 from training.validation import ValidationSet, validate
-
-MAX_SKIPS = 10
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,8 @@ class Job:
     groups: LossGroups | None
     validation: list[ValidationSet]
     checkpoints: Path
-    export_snapshot: Callable[[int], None]
+    export_snapshot: Callable[[int, dict[str, torch.Tensor]], None]
     score: Callable[[], dict[str, float]] | None
-    optimizer_file: Path
 
     def order(self) -> DataOrder:
         """The order of the sequences; each user has its own, as it keeps a cache."""
@@ -62,9 +64,11 @@ class Job:
         return DataOrder(self.seed, len(self.sequences), batch, self.sequences.mixture)
 
 
-def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None:
+def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict[str, torch.Tensor]:
     """Train `model` in place to the job's last step, from the newest valid checkpoint if any.
 
+    Returns the weights on the first process, an empty dictionary on the others, which may each
+    hold but a shard of them.
     Raises DivergedError at a loss or gradient that is not finite, StoppedError after SIGTERM (a
     checkpoint is saved first).
     """
@@ -74,33 +78,34 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     tokens_per_step = settings.global_batch_sequences * settings.sequence_length
     share = (rank, world, micro)
 
-    model.to(device).train()
+    model.train()
+    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
+    names = job.groups.names if job.groups is not None else ()
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    names = job.groups.names if job.groups is not None else ()
-    loss_of = NextTokenLoss(model, job.precision, job.end_of_text, len(names))
-    raw_optimizer = make_optimizer(model, settings, device)
     if settings.compile:
         model.base_model.compile()
-    wrapped, optimizer = accelerator.prepare(loss_of, raw_optimizer)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    limit = math.inf if settings.grad_clip is None else settings.grad_clip
+    found = _find_checkpoint(accelerator, job, recorder)
+    if found is not None:
+        load_weights(found[0], model)
+    # From here on `model` may be in shards: what needs it whole asks `parallel`.
+    loss_of = NextTokenLoss(model, job.precision, job.end_of_text, len(names))
+    parallel = prepare(accelerator, loss_of, settings)
 
     pending: list[Any] = []  # a row for each step since the last line (TrainerState)
     start = 0
-    if (found := _find_checkpoint(accelerator, job, recorder)) is not None:
+    if found is not None:
         path, state = found
-        load_checkpoint(path, model, raw_optimizer)
+        load_optimizer(path, parallel.holding())
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
     elif settings.model.optimizer is not None:
-        load_moments(Path(settings.model.optimizer), model, raw_optimizer)
-    spikes, skipped_in_a_row = SpikeWatch(), 0
-    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
+        load_optimizer(Path(settings.model.optimizer), parallel.holding())
+    spikes, skips = SpikeWatch(), SkipCount(accelerator, settings.on_nonfinite == "skip")
 
     def run_validation(step: int) -> None:
         length = settings.sequence_length
-        for record in validate(accelerator, loss_of, job.validation, length, micro):
+        for record in validate(accelerator, parallel.module, job.validation, length, micro):
             if not math.isfinite(record["loss"]):
                 raise DivergedError(
                     f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
@@ -116,12 +121,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         accelerator.wait_for_everyone()
 
     def save(step: int) -> None:
+        now = TrainerState(step, recorder.size(), pending)
+        keep = (settings.keep_checkpoints, settings.keep_every)
+        path = save_checkpoint(job.checkpoints, now, parallel.holding(), *keep)
         if accelerator.is_main_process:
-            now = TrainerState(step, recorder.size(), pending)
-            keep = settings.keep_checkpoints
-            path = save_checkpoint(job.checkpoints, now, model, raw_optimizer, keep)
             recorder.tracker.artifact("checkpoint", path)
-        accelerator.wait_for_everyone()
 
     with (
         progress(job.title, job.n_steps - start, "steps") as ticker,
@@ -133,7 +137,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
         if start < job.n_steps:
             ids = process_share(job.order().ids(start), *share)[0]
             tokens = torch.from_numpy(job.sequences.batch(ids)).to(device)
-            dry_run(accelerator, wrapped, tokens, trained)
+            dry_run(parallel, tokens)
         if start == 0:
             run_validation(0)
             if settings.score_every:
@@ -144,31 +148,24 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             # Dropout, where a model has any, draws from the step's own seed.
             torch.manual_seed(child_seed(job.seed, "step", step, rank))
             rate = learning_rate(settings, step, job.n_steps)
-            for group in raw_optimizer.param_groups:
+            for group in parallel.optimizer.param_groups:
                 group["lr"] = rate
 
             step_loss = torch.zeros((), device=device)
             step_groups = torch.zeros(2 * len(names), device=device)
             pieces = reader.step(step)
             for number, piece in enumerate(pieces, start=1):
-                last = number == len(pieces)
-                with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                    found = wrapped(*piece)
+                with parallel.accumulating(last=number == len(pieces)):
+                    found = parallel.module(*piece)
                     loss = (found[0] if names else found) / len(pieces)
-                    accelerator.backward(loss)
+                    parallel.backward(loss)
                 if names:
                     step_groups += found[1]
                 step_loss += loss.detach()
-            norm = torch.nn.utils.clip_grad_norm_(trained, limit)
-            done = step + 1
-            if settings.on_nonfinite == "stop" or all_finite(accelerator, step_loss, norm):
-                optimizer.step()
-                skipped_in_a_row = 0
-            else:
-                skipped_in_a_row += 1
-            optimizer.zero_grad(set_to_none=True)
+            norm = parallel.step(functools.partial(skips.wants, step_loss))
             pending.append(torch.cat([torch.stack([step_loss, norm.float()]), step_groups]))
 
+            done = step + 1
             ticker.advance()
             dog.beat(f"step {done}")
             is_last = done == job.n_steps
@@ -179,11 +176,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 # The only points that wait for the device.
                 pending = _settle(accelerator, pending)
                 pending = _save_nonfinite(job, recorder, pending, done)
-                if skipped_in_a_row >= MAX_SKIPS:
-                    raise DivergedError(
-                        f"step {done}: the last {skipped_in_a_row} steps had a loss or gradient "
-                        "that is not finite; lower train.learning_rate or lengthen the warm-up"
-                    )
+                skips.check(done)
             if line_due:
                 _write_line(recorder, names, pending, done, tokens_per_step, rate)
                 for place, loss, usual in spikes.see(done - len(pending), pending):
@@ -202,10 +195,12 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 run_score(done)
                 dog.beat(f"the score after step {done}")
             snapshot_due = done in settings.snapshots
-            if snapshot_due and accelerator.is_main_process:
+            if snapshot_due:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
                 # never be made.
-                job.export_snapshot(done)
+                weights = parallel.weights()
+                if accelerator.is_main_process:
+                    job.export_snapshot(done, weights)
             if checkpoint_due or stopping:
                 save(done)
                 dog.beat(f"the checkpoint of step {done}")
@@ -216,8 +211,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 )
             if validation_due or score_due or checkpoint_due or snapshot_due:
                 clock.start(done)
-    if settings.export_optimizer and accelerator.is_main_process:
-        save_moments(job.optimizer_file, model, raw_optimizer)
+    return parallel.weights()
 
 
 def check_batch(settings: TrainSettings, world_size: int) -> int:

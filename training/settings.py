@@ -61,8 +61,8 @@ class ModelSettings:
         path: folder or hub id of a Hugging Face checkpoint to continue from; its tokenizer must be
             the mix's, and the sizes below are not used. Null starts from random weights.
         revision: revision of the hub id.
-        optimizer: AdamW's state to continue with, the optimizer.safetensors that export_optimizer
-            writes; null starts with empty moments.
+        optimizer: AdamW's state to continue with: a folder checkpoints/step-N of ours, which
+            train.keep_every keeps; null starts with empty moments.
         style: what a fresh model looks like: llama; olmo (norms without parameters, as OLMo-1B and
             7B); olmo2 (norms after attention and MLP, and on queries and keys).
         attention: kernel of the attention; flash_attention_2 needs a GPU, bf16 and the package
@@ -218,10 +218,17 @@ class TrainSettings:
             nonfinite/ in both cases.
         stuck_after_seconds: a process in which no step ends for so long says where it stands and
             ends itself, so that the launcher ends the others; null waits for ever.
+        parallel: how several processes share the work. ddp: each holds the whole model; fsdp:
+            weights, gradients and optimizer state in shards (FSDP2); zero1, zero2, zero3: DeepSpeed
+            with optimizer state, also gradients, also weights in shards. May change while training
+            is interrupted, as may the number of processes. One process alone trains plainly, unless
+            DeepSpeed offloads.
+        deepspeed: DeepSpeed JSON that tunes zero1 to zero3 (buckets, offload to the CPU); what the
+            other settings say, such as batch and clipping, must not stand in it.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints kept while training runs.
-        export_optimizer: write AdamW's state beside the final model, for model.optimizer of a
-            training that continues it.
+        keep_every: checkpoints after a multiple of this many steps stay for good, with optimizer
+            state, in checkpoints/; null keeps none once training is finished.
         snapshots: steps after which the model is exported as it is then, to be evaluated as a
             series; each is a whole model on disk.
         log_every: steps between lines of metrics.jsonl.
@@ -259,9 +266,11 @@ class TrainSettings:
     activation_checkpointing: bool = False
     on_nonfinite: Literal["stop", "skip"] = "stop"
     stuck_after_seconds: int | None = engine_setting(3600)
+    parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = engine_setting("ddp")
+    deepspeed: str | None = path_setting()
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
-    export_optimizer: bool = False
+    keep_every: int | None = None
     snapshots: tuple[int, ...] = ()
     log_every: int = 10
     validate_every: int | None = 250
@@ -302,9 +311,16 @@ class TrainSettings:
             self.schedule_steps is None or self.schedule_steps > self.start_step,
             f"above start_step ({self.start_step}), or null",
         )
+        check_setting(
+            self,
+            "score_every",
+            self.score_every is None or self.parallel not in ("fsdp", "zero3"),
+            f"null where parallel is {self.parallel}, as no process has the whole model; snapshots "
+            "can be evaluated",
+        )
         for key in (
             "micro_batch_sequences", "validate_every", "validation_tokens", "stuck_after_seconds",
-            "score_every", "score_items",
+            "score_every", "score_items", "keep_every",
         ):  # fmt: skip
             value = getattr(self, key)
             check_setting(self, key, value is None or value >= 1, "at least 1, or null")
@@ -314,6 +330,18 @@ class TrainSettings:
             "micro_batch_sequences",
             micro is None or self.global_batch_sequences % micro == 0,
             f"a divisor of global_batch_sequences ({self.global_batch_sequences}), or null",
+        )
+        check_setting(
+            self,
+            "deepspeed",
+            self.deepspeed is None or self.parallel.startswith("zero"),
+            f"null with parallel {self.parallel}, or parallel zero1, zero2 or zero3",
+        )
+        check_setting(
+            self,
+            "keep_every",
+            self.keep_every is None or self.keep_every % self.checkpoint_every == 0,
+            f"a multiple of checkpoint_every ({self.checkpoint_every}), or null",
         )
         check_setting(self, "learning_rate", 0 < self.learning_rate < 10, "between 0 and 10")
         check_setting(self, "min_lr_share", 0 <= self.min_lr_share <= 1, "between 0 and 1")

@@ -36,6 +36,8 @@ from training.settings import (
     snapshot_folder,
 )
 
+CHECKPOINTS = "checkpoints"
+
 
 class Score(Protocol):
     """A score of the model in training, given by who starts it: training knows no evaluation.
@@ -62,7 +64,8 @@ def run_train(
     """Train on `mix`/`arm` into `out`: model/, snapshots/, metrics.jsonl, timings.jsonl, wandb/.
 
     `score` is called each `score_every` steps on the first process.
-    Runs in every process of `torchrun` or `accelerate launch` alike. A rerun after a kill resumes
+    Runs in every process of `torchrun` or `accelerate launch` alike; all see the same folders. A
+    rerun after a kill, by any number of processes that share the work in any way, resumes
     from the newest valid checkpoint; on one CPU process, with the same number of threads, to the
     same bits. Raises InputError for a mix without the arm, MismatchError for a checkpoint of
     another tokenizer, SettingsError where batch or length do not fit, DivergedError and
@@ -92,14 +95,23 @@ def run_train(
 
     from accelerate.utils import broadcast_object_list
 
-    accelerator = start_accelerator(settings)
-    going = [run is not None]
-    broadcast_object_list(going)
-    if going[0]:
-        counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
-        if run is not None:
-            run.finish(counts, unhashed=("timings.jsonl", "wandb/"))
-    accelerator.wait_for_everyone()
+    from training.checkpoint import prune
+    from training.distributed import start_accelerator, stop_accelerator
+    from training.loop import check_batch
+
+    share = settings.global_batch_sequences // world_size
+    accelerator = start_accelerator(settings, share // check_batch(settings, world_size))
+    try:
+        going = [run is not None]
+        broadcast_object_list(going)
+        if going[0]:
+            counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
+            if run is not None:
+                run.finish(counts, unhashed=("timings.jsonl", "wandb/", f"{CHECKPOINTS}/"))
+                prune(out / CHECKPOINTS, 0, settings.keep_every)
+        accelerator.wait_for_everyone()
+    finally:
+        stop_accelerator(accelerator)
 
 
 def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input]:
@@ -120,7 +132,7 @@ def refuse_changed_data(out: Path, inputs: dict[str, Input]) -> None:
     changed and touches nothing.
     """
     noted = out / WORK / IDENTITY
-    if not noted.is_file() or not any((out / WORK / "checkpoints").glob("step-*")):
+    if not noted.is_file() or not any((out / CHECKPOINTS).glob("step-*")):
         return
     before = read_json(noted)["inputs"]
     places = read_json(out / WORK / RUN).get("inputs", {}) if (out / WORK / RUN).is_file() else {}
@@ -140,26 +152,6 @@ def model_input(model: ModelSettings) -> Input:
     if model.revision is None:
         log.warning("train: %s has no revision, so what it names may change", model.path)
     return NamedInput(f"{model.path}@{model.revision or 'main'}")
-
-
-def start_accelerator(settings: TrainSettings) -> Any:
-    """accelerate's view of the processes and the device.
-
-    Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
-    """
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp])
-    kind = accelerator.distributed_type.value
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise SettingsError(
-            f"accelerate is configured for {kind}, expected one process or data-parallel processes "
-            "(MULTI_CPU, MULTI_GPU); change the accelerate config"
-        )
-    return accelerator
 
 
 def resolve_precision(settings: TrainSettings, device: Any) -> str:
@@ -185,7 +177,7 @@ def _train(
 ) -> dict[str, Any]:
     from training.data import Sequences
     from training.groups import find_groups
-    from training.loop import Job, check_batch, run_loop
+    from training.loop import Job, run_loop
     from training.metrics import NoTracker, Recorder
     from training.model import (
         build_model,
@@ -194,10 +186,8 @@ def _train(
         export_model,
         parameters,
     )
-    from training.moments import FILE
     from training.validation import read_validation
 
-    check_batch(settings, accelerator.num_processes)
     tokenizer = load_tokenizer(mix / "tokenizer")
     length, batch = settings.sequence_length, settings.global_batch_sequences
     sequences = Sequences(
@@ -218,9 +208,14 @@ def _train(
             f"this training (duration {settings.duration})"
         )
 
-    def export_snapshot(step: int) -> None:
+    counts = {
+        "parameters": parameters(model),
+        "parameters_without_embedding": parameters(model, embeddings=False),
+    }
+
+    def export_snapshot(step: int, weights: dict[str, Any]) -> None:
         aside, final = out / WORK / "snapshot", out / snapshot_folder(step)
-        export_model(model, tokenizer, mix / "tokenizer", aside)
+        export_model(model, weights, tokenizer, mix / "tokenizer", aside)
         final.parent.mkdir(exist_ok=True)
         remove_tree(final)
         aside.rename(final)
@@ -236,24 +231,21 @@ def _train(
         end_of_text=tokenizer.eos_id if settings.document_borders == "masked" else None,
         groups=find_groups(mix / arm, sequences, settings.sources),
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
-        checkpoints=out / WORK / "checkpoints",
+        checkpoints=out / CHECKPOINTS,
         export_snapshot=export_snapshot,
         score=None if score is None else lambda: score(model, tokenizer),
-        optimizer_file=out / FILE,
     )
     tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title, mix)
     recorder = Recorder(out, tracker, active=run is not None)
     finished = False
     try:
-        run_loop(accelerator, model, job, recorder)
+        weights = run_loop(accelerator, model, job, recorder)
         if run is not None:
-            export_model(model, tokenizer, mix / "tokenizer", out / "model")
+            export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
             tracker.artifact("model", out / "model")
         finished = True
     finally:
         tracker.close(failed=not finished)
-        # Otherwise accelerate's global state holds on to model and optimizer.
-        accelerator.free_memory()
     if run is None:
         return {}
     return {
@@ -261,8 +253,7 @@ def _train(
         "tokens": job.n_steps * batch * length,
         "sequences": len(sequences),
         "epochs": round(job.n_steps * batch / len(sequences), 4),
-        "parameters": parameters(model),
-        "parameters_without_embedding": parameters(model, embeddings=False),
+        **counts,
         "precision": job.precision,
         "device": accelerator.device.type,
         "fingerprint": tokenizer.fingerprint,

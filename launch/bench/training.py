@@ -25,13 +25,13 @@ import yaml
 from launch.bench.timing import report
 from mining.common.token_file import write_token_file
 from training.data import Sequences
-from training.loop import Job, run_loop
+from training.distributed import start_accelerator, stop_accelerator
+from training.loop import Job, check_batch, run_loop
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import from_config, make_optimizer, model_config, parameters
 from training.schedule import learning_rate
 from training.settings import ModelSettings, TrainSettings
-from training.train import start_accelerator
 
 TARGET = 0.97
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "models"
@@ -83,7 +83,8 @@ def train_ours(
     settings: TrainSettings, vocabulary: int, tokens: Path, n_steps: int, precision: str
 ) -> Laps:
     """Run the trainer; validation and checkpoints are outside its clock."""
-    accelerator = start_accelerator(settings)
+    pieces = settings.global_batch_sequences // check_batch(settings, 1)
+    accelerator = start_accelerator(settings, pieces)
     laps = Laps()
     with tempfile.TemporaryDirectory() as out:
         job = Job(
@@ -97,13 +98,12 @@ def train_ours(
             groups=None,
             validation=[],
             checkpoints=Path(out) / "checkpoints",
-            export_snapshot=lambda step: None,
+            export_snapshot=lambda step, weights: None,
             score=None,
-            optimizer_file=Path(out) / "optimizer.safetensors",
         )
         model = make_model(settings.model, vocabulary)
         run_loop(accelerator, model, job, Recorder(Path(out), laps, active=True))
-    accelerator.free_memory()
+    stop_accelerator(accelerator)
     return laps
 
 

@@ -21,6 +21,8 @@ from training import loop
 from training.errors import DivergedError
 from training.guards import SPIKE_FIRST, STUCK_EXIT_CODE, SpikeWatch, dry_run
 from training.loss import NextTokenLoss
+from training.model import from_config, model_config
+from training.parallel import prepare
 from training.settings import TrainSettings, WandbSettings
 from training.train import run_train
 
@@ -43,36 +45,44 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     monkeypatch.setattr(NextTokenLoss, "forward", forward)
 
 
-def test_the_trial_batch_changes_nothing_and_names_the_setting() -> None:
+def test_the_trial_batch_changes_nothing_and_names_the_setting(
+    tiny: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Dropout(0.5))
+    settings = tiny
+    model = from_config(model_config(settings.model, 60, 0))
     before = [p.clone() for p in model.parameters()]
     random = torch.random.get_rng_state()
+    plain, seen = NextTokenLoss.forward, []
 
-    class Loss(torch.nn.Module):
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            if tokens.shape[0] == 3:
-                raise torch.OutOfMemoryError("no room for 3 GiB\nmore lines")
-            if tokens.shape[0] == 4:
-                torch.empty(1 << 50)  # a pebibyte
-            if tokens.shape[0] == 5:
-                raise RuntimeError("something else")
-            return model(tokens.float()).sum()
+    def forward(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.rand(1))
+        if tokens.shape[0] == 3:
+            raise torch.OutOfMemoryError("no room for 3 GiB\nmore lines")
+        if tokens.shape[0] == 4:
+            torch.empty(1 << 50)  # a pebibyte
+        if tokens.shape[0] == 5:
+            raise RuntimeError("something else")
+        return plain(self, tokens)
 
-    accelerator = Accelerator(cpu=True)
-    dry_run(accelerator, Loss(), torch.ones(2, 5), model.parameters())
+    monkeypatch.setattr(NextTokenLoss, "forward", forward)
+    parallel = prepare(Accelerator(cpu=True), NextTokenLoss(model, "float32"), settings)
+    tokens = torch.ones(5, 5, dtype=torch.long)
+    dry_run(parallel, tokens[:2])
+    assert len(seen) == 1
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
         assert parameter.grad is None
+    assert not parallel.optimizer.state
     assert torch.equal(torch.random.get_rng_state(), random)
     with pytest.raises(
         SettingsError, match=r"3 sequences of 4 tokens .*no room for 3 GiB\); lower"
     ):
-        dry_run(accelerator, Loss(), torch.ones(3, 5), model.parameters())
+        dry_run(parallel, tokens[:3])
     with pytest.raises(SettingsError, match="4 sequences"):
-        dry_run(accelerator, Loss(), torch.ones(4, 5), model.parameters())
+        dry_run(parallel, tokens[:4])
     with pytest.raises(RuntimeError, match="something else"):
-        dry_run(accelerator, Loss(), torch.ones(5, 5), model.parameters())
+        dry_run(parallel, tokens)
 
 
 def test_a_memory_error_comes_before_the_first_step(

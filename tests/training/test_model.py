@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from launch.config import parse_config
@@ -98,11 +97,13 @@ def test_two_halves_with_the_optimizers_state_are_one_training(
     common = dataclasses.replace(tiny, global_batch_sequences=3, min_lr_share=0.0, log_every=1)
     whole = dataclasses.replace(common, duration="16steps")
     run_train(whole, no_wandb, tmp_path / "whole", one_batch, "pivot", 7)
-    first = dataclasses.replace(common, duration="8steps", schedule_steps=16, export_optimizer=True)
+    first = dataclasses.replace(
+        common, duration="8steps", schedule_steps=16, checkpoint_every=8, keep_every=8
+    )
     run_train(first, no_wandb, tmp_path / "first", one_batch, "pivot", 7)
     model = ModelSettings(
         path=str(tmp_path / "first/model"),
-        optimizer=str(tmp_path / "first/optimizer.safetensors"),
+        optimizer=str(tmp_path / "first/checkpoints/step-00000008"),
     )
     second = dataclasses.replace(common, duration="8steps", start_step=8, model=model)
     run_train(second, no_wandb, tmp_path / "second", one_batch, "pivot", 7)
@@ -120,19 +121,13 @@ def test_two_halves_with_the_optimizers_state_are_one_training(
     assert abs(curve(tmp_path / "cold")[-1][1] - parts[-1][1]) > 1e-4
     assert "optimizer" in read_manifest(tmp_path / "second").inputs
 
-    broken = load_file(model.optimizer)  # type: ignore[arg-type]
-    broken["exp_avg.model.embed_tokens.weight"] = torch.zeros(2, 2)
-    save_file(broken, tmp_path / "broken.safetensors")
-    other = dataclasses.replace(model, optimizer=str(tmp_path / "broken.safetensors"))
-    with pytest.raises(MismatchError, match=r"has the shape \(2, 2\) for model\.embed_tokens"):
-        run_train(
-            dataclasses.replace(second, model=other),
-            no_wandb,
-            tmp_path / "b",
-            one_batch,
-            "pivot",
-            7,
-        )
+    # Another model's state.
+    wider = dataclasses.replace(first, model=dataclasses.replace(tiny.model, hidden_size=64))
+    run_train(wider, no_wandb, tmp_path / "wider", one_batch, "pivot", 7)
+    other = dataclasses.replace(model, optimizer=str(tmp_path / "wider/checkpoints/step-00000008"))
+    wrong = dataclasses.replace(second, model=other)
+    with pytest.raises(MismatchError, match=r"3840 elements for model\.embed_tokens\.weight"):
+        run_train(wrong, no_wandb, tmp_path / "b", one_batch, "pivot", 7)
 
 
 def test_a_checkpoint_saved_by_transformers_continues_as_ours(

@@ -73,7 +73,7 @@ def test_changed_data_stops_the_resume(
     source.write_bytes(before[:-2] + b"\x05\x00")
     with pytest.raises(MismatchError, match=r"source-1\.files\.more\.npy\.sampled_sha256 changed"):
         run_train(*arguments)
-    checkpoints = tmp_path / "a/.work/checkpoints"
+    checkpoints = tmp_path / "a/checkpoints"
     assert any(checkpoints.iterdir())
     source.write_bytes(before)
     run_train(*arguments)

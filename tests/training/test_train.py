@@ -200,7 +200,7 @@ def test_sigterm_saves_and_stops(
     with pytest.raises(StoppedError, match="after step 6 of 24"):
         run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert (tmp_path / "a/.work/checkpoints/step-00000006/manifest.json").is_file()
+    assert (tmp_path / "a/checkpoints/step-00000006/manifest.json").is_file()
     monkeypatch.undo()
     run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
     assert contents(tmp_path / "a") == contents(unbroken)
@@ -227,7 +227,7 @@ def test_snapshots_are_models_and_the_same_after_a_stop(
         raise KeyboardInterrupt
 
     # The hardest place: the snapshot of step 8 is there, its checkpoint is torn.
-    torn = tmp_path / "killed/.work/checkpoints/.step-00000008.tmp"
+    torn = tmp_path / "killed/checkpoints/.step-00000008.tmp"
     monkeypatch.setattr(loop, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         run_train(settings, no_wandb, tmp_path / "killed", mix, "pivot", 7)
