@@ -141,9 +141,15 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
         "zero_force_ds_cpu_optimizer": False,
     }
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="no", deepspeed_plugin=plugin, gradient_accumulation_steps=pieces
     )
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # Else transformers builds and loads models in shards by itself, before DeepSpeed knows the
+    # processes.
+    unset_hf_deepspeed_config()
+    return accelerator
 
 
 def read_deepspeed(settings: TrainSettings) -> dict[str, Any]:
