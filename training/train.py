@@ -112,6 +112,10 @@ def run_train(
         accelerator.wait_for_everyone()
     finally:
         stop_accelerator(accelerator)
+        if run is not None:
+            # A stopped training leaves its folder to the next one at once, whoever still holds the
+            # error.
+            run.lock.close()
 
 
 def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input]:
