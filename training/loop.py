@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,19 @@ import torch
 from mining.common.errors import SettingsError
 from mining.common.logs import log, progress
 from mining.common.seeds import child_seed
-from training.checkpoint import TrainerState, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.checkpoint import (
+    TrainerState,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from training.control import deterministic, stop_on_sigterm
 from training.data import DataOrder, Sequences, process_share
 from training.errors import DivergedError, StoppedError
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
-from training.model import make_optimizer
+from training.parallel import prepare
 from training.schedule import learning_rate
 from training.settings import TrainSettings
 from training.speed import Clock
@@ -39,12 +44,14 @@ class Job:
     sequences: Sequences
     validation: list[ValidationSet]
     checkpoints: Path
-    export_snapshot: Callable[[int], None]
+    export_snapshot: Callable[[int, dict[str, torch.Tensor]], None]
 
 
-def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None:
+def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict[str, torch.Tensor]:
     """Train `model` in place to the job's last step, from the newest valid checkpoint if any.
 
+    Returns the weights on the first process, an empty dictionary on the others, which may each
+    hold but a shard of them.
     Raises DivergedError at a loss or gradient that is not finite, StoppedError after SIGTERM (a
     checkpoint is saved first).
     """
@@ -54,27 +61,27 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     tokens_per_step = settings.global_batch_sequences * settings.sequence_length
     order = DataOrder(job.seed, len(job.sequences), settings.global_batch_sequences)
 
-    model.to(device).train()
-    loss_of = NextTokenLoss(model, job.precision)
-    raw_optimizer = make_optimizer(model, settings, device)
+    model.train()
+    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
     if settings.compile:
         model.base_model.compile()
-    wrapped, optimizer = accelerator.prepare(loss_of, raw_optimizer)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    limit = math.inf if settings.grad_clip is None else settings.grad_clip
+    found = _find_checkpoint(accelerator, job, recorder)
+    if found is not None:
+        load_weights(found[0], model)
+    # From here on `model` may be in shards: what needs it whole asks `parallel`.
+    parallel = prepare(accelerator, NextTokenLoss(model, job.precision), settings)
 
     pending: list[Any] = []  # (loss, gradient norm) of each step since the last line
     start = 0
-    if (found := _find_checkpoint(accelerator, job, recorder)) is not None:
+    if found is not None:
         path, state = found
-        load_checkpoint(path, model, raw_optimizer)
+        load_optimizer(path, parallel.holding())
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
-    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
 
     def run_validation(step: int) -> None:
         length = settings.sequence_length
-        for record in validate(accelerator, loss_of, job.validation, length, micro):
+        for record in validate(accelerator, parallel.module, job.validation, length, micro):
             if not math.isfinite(record["loss"]):
                 raise DivergedError(
                     f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
@@ -83,10 +90,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             recorder.metric("validation", step=step, tokens=step * tokens_per_step, **record)
 
     def save(step: int) -> None:
-        if accelerator.is_main_process:
-            now = TrainerState(step, recorder.size(), pending)
-            save_checkpoint(job.checkpoints, now, model, raw_optimizer, settings.keep_checkpoints)
-        accelerator.wait_for_everyone()
+        now = TrainerState(step, recorder.size(), pending)
+        keep = (settings.keep_checkpoints, settings.keep_every)
+        save_checkpoint(job.checkpoints, now, parallel.holding(), *keep)
 
     with (
         progress(job.title, job.n_steps - start, "steps") as ticker,
@@ -100,7 +106,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             # Dropout, where a model has any, draws from the step's own seed.
             torch.manual_seed(child_seed(job.seed, "step", step, rank))
             rate = learning_rate(settings, step, job.n_steps)
-            for group in raw_optimizer.param_groups:
+            for group in parallel.optimizer.param_groups:
                 group["lr"] = rate
 
             step_loss = torch.zeros((), device=device)
@@ -109,14 +115,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 tokens = torch.from_numpy(job.sequences.batch(ids))
                 if device.type == "cuda":
                     tokens = tokens.pin_memory().to(device, non_blocking=True)
-                last = number == len(pieces)
-                with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                    loss = wrapped(tokens) / len(pieces)
-                    accelerator.backward(loss)
+                with parallel.accumulating(last=number == len(pieces)):
+                    loss = parallel.module(tokens) / len(pieces)
+                    parallel.backward(loss)
                 step_loss += loss.detach()
-            norm = torch.nn.utils.clip_grad_norm_(trained, limit)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            norm = parallel.step()
             pending.append((step_loss, norm))
 
             done = step + 1
@@ -148,10 +151,12 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
             if validation_due or is_last:
                 run_validation(done)
             snapshot_due = done in settings.snapshots
-            if snapshot_due and accelerator.is_main_process:
+            if snapshot_due:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
                 # never be made.
-                job.export_snapshot(done)
+                weights = parallel.weights()
+                if accelerator.is_main_process:
+                    job.export_snapshot(done, weights)
             if checkpoint_due or stopping:
                 save(done)
             if stopping and not is_last:
@@ -161,6 +166,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 )
             if validation_due or checkpoint_due or snapshot_due:
                 clock.start(done)
+    return parallel.weights()
 
 
 def check_batch(settings: TrainSettings, world_size: int) -> int:

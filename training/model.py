@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.files import remove_tree
@@ -130,17 +129,13 @@ def make_optimizer(model: Any, settings: TrainSettings, device: torch.device) ->
     )
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters (tied ones once) and saved buffers, by name: what a checkpoint holds."""
-    yield from model.named_parameters()
-    kept = set(model.state_dict())
-    yield from ((name, tensor) for name, tensor in model.named_buffers() if name in kept)
-
-
-def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: Path) -> None:
+def export_model(
+    model: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, tokenizer_folder: Path, out: Path
+) -> None:
     """Write a Hugging Face folder: weights, config, generation config and tokenizer.
 
-    The bytes depend on weights, settings and tokenizer only.
+    `weights` are those of `model`, which may itself hold but a shard of them, by name, tied ones
+    once. The bytes depend on weights, settings and tokenizer only.
     """
     from transformers import GenerationConfig
     from transformers.utils import logging as transformers_logging
@@ -158,7 +153,7 @@ def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: 
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model.save_pretrained(out)
+        model.save_pretrained(out, state_dict=dict(weights))
     finally:
         if shown:
             transformers_logging.enable_progress_bar()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import SettingsError, check_setting
-from mining.common.stage import path_setting
+from mining.common.stage import engine_setting, path_setting
 
 _DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*(epoch|step|token)s?")
 
@@ -164,8 +164,17 @@ class TrainSettings:
             optimizer state are float32 always.
         device: auto takes a GPU where there is one.
         compile: compile the model with torch.compile (needs a C++ compiler on CPU).
+        parallel: how several processes share the work. ddp: each holds the whole model; fsdp:
+            weights, gradients and optimizer state in shards (FSDP2); zero1, zero2, zero3: DeepSpeed
+            with optimizer state, also gradients, also weights in shards. May change while training
+            is interrupted, as may the number of processes. One process alone trains plainly, unless
+            DeepSpeed offloads.
+        deepspeed: DeepSpeed JSON that tunes zero1 to zero3 (buckets, offload to the CPU); what the
+            other settings say, such as batch and clipping, must not stand in it.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints kept while training runs.
+        keep_every: checkpoints after a multiple of this many steps stay for good, with optimizer
+            state, in checkpoints/; null keeps none once training is finished.
         snapshots: steps after which the model is exported as it is then, to be evaluated as a
             series; each is a whole model on disk.
         log_every: steps between lines of metrics.jsonl.
@@ -191,8 +200,11 @@ class TrainSettings:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
+    parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = engine_setting("ddp")
+    deepspeed: str | None = path_setting()
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    keep_every: int | None = None
     snapshots: tuple[int, ...] = ()
     log_every: int = 10
     validate_every: int | None = 250
@@ -211,7 +223,7 @@ class TrainSettings:
             check_setting(self, key, getattr(self, key) >= 1, "at least 1")
         rising = all(low < high for low, high in itertools.pairwise((0, *self.snapshots)))
         check_setting(self, "snapshots", rising, "rising steps from 1")
-        for key in ("micro_batch_sequences", "validate_every", "validation_tokens"):
+        for key in ("micro_batch_sequences", "keep_every", "validate_every", "validation_tokens"):
             value = getattr(self, key)
             check_setting(self, key, value is None or value >= 1, "at least 1, or null")
         micro = self.micro_batch_sequences
@@ -220,6 +232,18 @@ class TrainSettings:
             "micro_batch_sequences",
             micro is None or self.global_batch_sequences % micro == 0,
             f"a divisor of global_batch_sequences ({self.global_batch_sequences}), or null",
+        )
+        check_setting(
+            self,
+            "deepspeed",
+            self.deepspeed is None or self.parallel.startswith("zero"),
+            f"null with parallel {self.parallel}, or parallel zero1, zero2 or zero3",
+        )
+        check_setting(
+            self,
+            "keep_every",
+            self.keep_every is None or self.keep_every % self.checkpoint_every == 0,
+            f"a multiple of checkpoint_every ({self.checkpoint_every}), or null",
         )
         check_setting(self, "learning_rate", 0 < self.learning_rate < 10, "between 0 and 10")
         check_setting(self, "min_lr_share", 0 <= self.min_lr_share <= 1, "between 0 and 1")

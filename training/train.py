@@ -31,13 +31,16 @@ from training.settings import (
     snapshot_folder,
 )
 
+CHECKPOINTS = "checkpoints"
+
 
 def run_train(
     settings: TrainSettings, wandb: WandbSettings, out: Path, mix: Path, arm: str, seed: int
 ) -> None:
     """Train on `mix`/`arm` into `out`: model/, snapshots/, metrics.jsonl, timings.jsonl, wandb/.
 
-    Runs in every process of `torchrun` or `accelerate launch` alike. A rerun after a kill resumes
+    Runs in every process of `torchrun` or `accelerate launch` alike; all see the same folders. A
+    rerun after a kill, by any number of processes that share the work in any way, resumes
     from the newest valid checkpoint; on one CPU process, with the same number of threads, to the
     same bits. Raises InputError for a mix without the arm, MismatchError for a checkpoint of
     another tokenizer, SettingsError where batch or length do not fit, DivergedError and
@@ -59,14 +62,23 @@ def run_train(
 
     from accelerate.utils import broadcast_object_list
 
-    accelerator = start_accelerator(settings)
-    going = [run is not None]
-    broadcast_object_list(going)
-    if going[0]:
-        counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run)
-        if run is not None:
-            run.finish(counts, unhashed=("timings.jsonl", "wandb/"))
-    accelerator.wait_for_everyone()
+    from training.checkpoint import prune
+    from training.distributed import start_accelerator, stop_accelerator
+    from training.loop import check_batch
+
+    share = settings.global_batch_sequences // world_size
+    accelerator = start_accelerator(settings, share // check_batch(settings, world_size))
+    try:
+        going = [run is not None]
+        broadcast_object_list(going)
+        if going[0]:
+            counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run)
+            if run is not None:
+                run.finish(counts, unhashed=("timings.jsonl", "wandb/", f"{CHECKPOINTS}/"))
+                prune(out / CHECKPOINTS, 0, settings.keep_every)
+        accelerator.wait_for_everyone()
+    finally:
+        stop_accelerator(accelerator)
 
 
 def model_input(model: ModelSettings) -> Input:
@@ -77,26 +89,6 @@ def model_input(model: ModelSettings) -> Input:
     if model.revision is None:
         log.warning("train: %s has no revision, so what it names may change", model.path)
     return NamedInput(f"{model.path}@{model.revision or 'main'}")
-
-
-def start_accelerator(settings: TrainSettings) -> Any:
-    """accelerate's view of the processes and the device.
-
-    Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
-    """
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp])
-    kind = accelerator.distributed_type.value
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise SettingsError(
-            f"accelerate is configured for {kind}, expected one process or data-parallel processes "
-            "(MULTI_CPU, MULTI_GPU); change the accelerate config"
-        )
-    return accelerator
 
 
 def resolve_precision(settings: TrainSettings, device: Any) -> str:
@@ -120,12 +112,11 @@ def _train(
     run: StageRun | None,
 ) -> dict[str, Any]:
     from training.data import Sequences
-    from training.loop import Job, check_batch, run_loop
+    from training.loop import Job, run_loop
     from training.metrics import NoTracker, Recorder
     from training.model import build_model, check_length, export_model, parameters
     from training.validation import read_validation
 
-    check_batch(settings, accelerator.num_processes)
     tokenizer = load_tokenizer(mix / "tokenizer")
     length, batch = settings.sequence_length, settings.global_batch_sequences
     sequences = Sequences(mix / arm / "tokens.ds", tokenizer.vocab_size, length)
@@ -138,9 +129,14 @@ def _train(
             f"this training (duration {settings.duration})"
         )
 
-    def export_snapshot(step: int) -> None:
+    counts = {
+        "parameters": parameters(model),
+        "parameters_without_embedding": parameters(model, embeddings=False),
+    }
+
+    def export_snapshot(step: int, weights: dict[str, Any]) -> None:
         aside, final = out / WORK / "snapshot", out / snapshot_folder(step)
-        export_model(model, tokenizer, mix / "tokenizer", aside)
+        export_model(model, weights, tokenizer, mix / "tokenizer", aside)
         final.parent.mkdir(exist_ok=True)
         remove_tree(final)
         aside.rename(final)
@@ -153,29 +149,26 @@ def _train(
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
-        checkpoints=out / WORK / "checkpoints",
+        checkpoints=out / CHECKPOINTS,
         export_snapshot=export_snapshot,
     )
     tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title)
     recorder = Recorder(out, tracker, active=run is not None)
     finished = False
     try:
-        run_loop(accelerator, model, job, recorder)
+        weights = run_loop(accelerator, model, job, recorder)
         finished = True
     finally:
         tracker.close(failed=not finished)
-        # Otherwise accelerate's global state holds on to model and optimizer.
-        accelerator.free_memory()
     if run is None:
         return {}
-    export_model(model, tokenizer, mix / "tokenizer", out / "model")
+    export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
     return {
         "steps": job.n_steps,
         "tokens": job.n_steps * batch * length,
         "sequences": len(sequences),
         "epochs": round(job.n_steps * batch / len(sequences), 4),
-        "parameters": parameters(model),
-        "parameters_without_embedding": parameters(model, embeddings=False),
+        **counts,
         "precision": job.precision,
         "device": accelerator.device.type,
         "fingerprint": tokenizer.fingerprint,
