@@ -29,7 +29,8 @@ def test_duration_refuses(text: str) -> None:
     "change",
     [{"sequence_length": 1}, {"sequence_length": 9999}, {"global_batch_sequences": 0},
      {"micro_batch_sequences": 3}, {"learning_rate": 0.0}, {"betas": (0.9, 1.0)},
-     {"grad_clip": 0.0}, {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"validate_every": 0}],
+     {"grad_clip": 0.0}, {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"keep_every": 7},
+     {"keep_every": 0}, {"deepspeed": "zero2.json"}, {"validate_every": 0}],
 )  # fmt: skip
 def test_range_errors_name_the_field(change: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(change))):
