@@ -105,7 +105,8 @@ def newest_checkpoint(
         try:
             state = _read_checked(path)
         except InputError as error:
-            log.warning("train: passes over the checkpoint %s: %s", path.name, error)
+            # As text: a kept log record would keep the error's frames, and with them the lock.
+            log.warning("train: passes over the checkpoint %s: %s", path.name, str(error))
             continue
         reason = accept(state)
         if reason is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_any_cut_into_shards_gives_the_same(tmp_path: Path, cuts: tuple[int, ...
     for key, tensor in tensors.items():
         name, _, start = key.rpartition(":")
         ends = [min(cut, len(tensor)) for cut in (0, *cuts, len(tensor))]
-        for number, (low, high) in enumerate(zip(ends, ends[1:], strict=False)):
+        for number, (low, high) in enumerate(itertools.pairwise(ends)):
             if high > low:
                 shards[-number][f"{name}:{int(start) + low}"] = tensor[low:high].clone()
     for number, shard in enumerate(shards):

@@ -32,7 +32,8 @@ def test_duration_refuses(text: str) -> None:
      {"micro_batch_sequences": 3}, {"learning_rate": 0.0}, {"betas": (0.9, 1.0)},
      {"grad_clip": 0.0}, {"global_batch_tokens": 300}, {"global_batch_tokens": 0},
      {"arm_weight": 0.0}, {"start_step": -1}, {"schedule_steps": 0}, {"stuck_after_seconds": 0},
-     {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"validate_every": 0}],
+     {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"keep_every": 7}, {"keep_every": 0},
+     {"deepspeed": "zero2.json"}, {"validate_every": 0}],
 )  # fmt: skip
 def test_range_errors_name_the_field(change: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(change))):
