@@ -232,7 +232,14 @@ class Plan:
         def run(out: Path) -> None:
             from training.train import run_train
 
-            run_train(self.config.train, self.config.wandb, out, self.folder("mix"), arm, seed)
+            config = self.config
+            live = None
+            if config.train.score_every is not None:
+                from eval.live_score import LiveScore
+
+                items = config.train.score_items
+                live = LiveScore(config.evaluate, self.task, items, config.seed)
+            run_train(config.train, config.wandb, out, self.folder("mix"), arm, seed, live)
 
         return run
 

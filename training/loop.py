@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,23 @@ import torch
 from mining.common.errors import SettingsError
 from mining.common.logs import log, progress
 from mining.common.seeds import child_seed
-from training.checkpoint import TrainerState, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.checkpoint import (
+    TrainerState,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from training.control import deterministic, stop_on_sigterm
-from training.data import DataOrder, Sequences, process_share
+from training.data import Sequences
 from training.errors import DivergedError, StoppedError
+from training.groups import LossGroups
+from training.guards import SkipCount, SpikeWatch, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
-from training.model import make_optimizer
+from training.order import DataOrder, process_share
+from training.parallel import prepare
+from training.reader import open_reader
 from training.schedule import learning_rate
 from training.settings import TrainSettings
 from training.speed import Clock
@@ -29,7 +39,11 @@ from training.validation import ValidationSet, validate
 
 @dataclass(frozen=True)
 class Job:
-    """All that one training is given."""
+    """All that one training is given.
+
+    `end_of_text` is the token before which attention stops; None lets it cross the borders of
+    documents. Training loss is told apart by `groups`, where it is known.
+    """
 
     title: str
     settings: TrainSettings
@@ -37,14 +51,24 @@ class Job:
     n_steps: int
     precision: str
     sequences: Sequences
+    end_of_text: int | None
+    groups: LossGroups | None
     validation: list[ValidationSet]
     checkpoints: Path
-    export_snapshot: Callable[[int], None]
+    export_snapshot: Callable[[int, dict[str, torch.Tensor]], None]
+    score: Callable[[], dict[str, float]] | None
+
+    def order(self) -> DataOrder:
+        """The order of the sequences; each user has its own, as it keeps a cache."""
+        batch = self.settings.global_batch_sequences
+        return DataOrder(self.seed, len(self.sequences), batch, self.sequences.mixture)
 
 
-def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None:
+def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict[str, torch.Tensor]:
     """Train `model` in place to the job's last step, from the newest valid checkpoint if any.
 
+    Returns the weights on the first process, an empty dictionary on the others, which may each
+    hold but a shard of them.
     Raises DivergedError at a loss or gradient that is not finite, StoppedError after SIGTERM (a
     checkpoint is saved first).
     """
@@ -52,29 +76,36 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
     world, rank = accelerator.num_processes, accelerator.process_index
     micro = check_batch(settings, world)
     tokens_per_step = settings.global_batch_sequences * settings.sequence_length
-    order = DataOrder(job.seed, len(job.sequences), settings.global_batch_sequences)
+    share = (rank, world, micro)
 
-    model.to(device).train()
-    loss_of = NextTokenLoss(model, job.precision)
-    raw_optimizer = make_optimizer(model, settings, device)
+    model.train()
+    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
+    names = job.groups.names if job.groups is not None else ()
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
         model.base_model.compile()
-    wrapped, optimizer = accelerator.prepare(loss_of, raw_optimizer)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    limit = math.inf if settings.grad_clip is None else settings.grad_clip
+    found = _find_checkpoint(accelerator, job, recorder)
+    if found is not None:
+        load_weights(found[0], model)
+    # From here on `model` may be in shards: what needs it whole asks `parallel`.
+    loss_of = NextTokenLoss(model, job.precision, job.end_of_text, len(names))
+    parallel = prepare(accelerator, loss_of, settings)
 
-    pending: list[Any] = []  # (loss, gradient norm) of each step since the last line
+    pending: list[Any] = []  # a row for each step since the last line (TrainerState)
     start = 0
-    if (found := _find_checkpoint(accelerator, job, recorder)) is not None:
+    if found is not None:
         path, state = found
-        load_checkpoint(path, model, raw_optimizer)
+        load_optimizer(path, parallel.holding())
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
-    clock = Clock(model, settings.sequence_length, tokens_per_step, job.precision, device, world)
+    elif settings.model.optimizer is not None:
+        load_optimizer(Path(settings.model.optimizer), parallel.holding())
+    spikes, skips = SpikeWatch(), SkipCount(accelerator, settings.on_nonfinite == "skip")
 
     def run_validation(step: int) -> None:
         length = settings.sequence_length
-        for record in validate(accelerator, loss_of, job.validation, length, micro):
+        for record in validate(accelerator, parallel.module, job.validation, length, micro):
             if not math.isfinite(record["loss"]):
                 raise DivergedError(
                     f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
@@ -82,85 +113,105 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> None
                 )
             recorder.metric("validation", step=step, tokens=step * tokens_per_step, **record)
 
-    def save(step: int) -> None:
-        if accelerator.is_main_process:
-            now = TrainerState(step, recorder.size(), pending)
-            save_checkpoint(job.checkpoints, now, model, raw_optimizer, settings.keep_checkpoints)
+    def run_score(step: int) -> None:
+        if accelerator.is_main_process and job.score is not None:
+            values = job.score()
+            recorder.metric("score", step=step, tokens=step * tokens_per_step, **values)
+            model.train()
         accelerator.wait_for_everyone()
+
+    def save(step: int) -> None:
+        now = TrainerState(step, recorder.size(), pending)
+        keep = (settings.keep_checkpoints, settings.keep_every)
+        path = save_checkpoint(job.checkpoints, now, parallel.holding(), *keep)
+        if accelerator.is_main_process:
+            recorder.tracker.artifact("checkpoint", path)
 
     with (
         progress(job.title, job.n_steps - start, "steps") as ticker,
         stop_on_sigterm() as stop,
         deterministic(device),
+        open_reader(job.sequences, job.order(), share, device, job.groups) as reader,
+        watchdog(job.title, settings.stuck_after_seconds, rank, world) as dog,
     ):
+        if start < job.n_steps:
+            ids = process_share(job.order().ids(start), *share)[0]
+            tokens = torch.from_numpy(job.sequences.batch(ids)).to(device)
+            dry_run(parallel, tokens)
         if start == 0:
             run_validation(0)
+            if settings.score_every:
+                run_score(0)
+        dog.beat("the start")
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.
             torch.manual_seed(child_seed(job.seed, "step", step, rank))
             rate = learning_rate(settings, step, job.n_steps)
-            for group in raw_optimizer.param_groups:
+            for group in parallel.optimizer.param_groups:
                 group["lr"] = rate
 
             step_loss = torch.zeros((), device=device)
-            pieces = process_share(order.ids(step), rank, world, micro)
-            for number, ids in enumerate(pieces, start=1):
-                tokens = torch.from_numpy(job.sequences.batch(ids))
-                if device.type == "cuda":
-                    tokens = tokens.pin_memory().to(device, non_blocking=True)
-                last = number == len(pieces)
-                with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                    loss = wrapped(tokens) / len(pieces)
-                    accelerator.backward(loss)
+            step_groups = torch.zeros(2 * len(names), device=device)
+            pieces = reader.step(step)
+            for number, piece in enumerate(pieces, start=1):
+                with parallel.accumulating(last=number == len(pieces)):
+                    found = parallel.module(*piece)
+                    loss = (found[0] if names else found) / len(pieces)
+                    parallel.backward(loss)
+                if names:
+                    step_groups += found[1]
                 step_loss += loss.detach()
-            norm = torch.nn.utils.clip_grad_norm_(trained, limit)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            pending.append((step_loss, norm))
+            norm = parallel.step(functools.partial(skips.wants, step_loss))
+            pending.append(torch.cat([torch.stack([step_loss, norm.float()]), step_groups]))
 
             done = step + 1
             ticker.advance()
+            dog.beat(f"step {done}")
             is_last = done == job.n_steps
             line_due = done % settings.log_every == 0 or is_last
             checkpoint_due = done % settings.checkpoint_every == 0 or is_last
             stopping = stop.is_set() if world == 1 else line_due and _agree(accelerator, stop)
             if line_due or checkpoint_due or stopping:
                 # The only points that wait for the device.
-                pending = _settle(accelerator, pending, done, order)
+                pending = _settle(accelerator, pending)
+                pending = _save_nonfinite(job, recorder, pending, done)
+                skips.check(done)
             if line_due:
-                mean_loss, mean_norm = (
-                    sum(column) / len(pending) for column in zip(*pending, strict=True)
-                )
-                recorder.metric(
-                    "train",
-                    step=done,
-                    tokens=done * tokens_per_step,
-                    loss=round(mean_loss, 6),
-                    lr=float(f"{rate:.8g}"),
-                    grad_norm=round(mean_norm, 6),
-                )
+                _write_line(recorder, names, pending, done, tokens_per_step, rate)
+                for place, loss, usual in spikes.see(done - len(pending), pending):
+                    recorder.timing("spike", step=place, loss=loss, usual=usual)
+                speed = clock.lap(done, job.n_steps) | {"data_wait": round(reader.lap(), 6)}
+                recorder.timing("timing", step=done, **speed)
+                shown = f"loss {pending[-1][0]:.3f} " if pending[-1] else ""
+                ticker.note(f"{shown}{speed['tokens_per_second']:,.0f} tokens/s")
                 pending = []
-                speed = clock.lap(done)
-                recorder.timing(step=done, **speed)
-                ticker.note(f"loss {mean_loss:.3f} {speed['tokens_per_second']:,.0f} tokens/s")
             validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
+                dog.beat(f"the validation after step {done}")
+            score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
+            if score_due:
+                run_score(done)
+                dog.beat(f"the score after step {done}")
             snapshot_due = done in settings.snapshots
-            if snapshot_due and accelerator.is_main_process:
+            if snapshot_due:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
                 # never be made.
-                job.export_snapshot(done)
+                weights = parallel.weights()
+                if accelerator.is_main_process:
+                    job.export_snapshot(done, weights)
             if checkpoint_due or stopping:
                 save(done)
+                dog.beat(f"the checkpoint of step {done}")
             if stopping and not is_last:
                 raise StoppedError(
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "
                     "a checkpoint is saved, and the same command continues"
                 )
-            if validation_due or checkpoint_due or snapshot_due:
+            if validation_due or score_due or checkpoint_due or snapshot_due:
                 clock.start(done)
+    return parallel.weights()
 
 
 def check_batch(settings: TrainSettings, world_size: int) -> int:
@@ -201,22 +252,62 @@ def _agree(accelerator: Any, stop: Any) -> bool:
     return bool(accelerator.reduce(flag, "sum").item() > 0)
 
 
-def _settle(accelerator: Any, pending: list[Any], done: int, order: DataOrder) -> list[Any]:
-    """Turn the pending (loss, norm) tensors into numbers, the mean over the processes.
-
-    DivergedError names the first step of them that is not finite, and its sequences.
-    """
-    fresh = [pair for pair in pending if isinstance(pair[0], torch.Tensor)]
+def _settle(accelerator: Any, pending: list[Any]) -> list[Any]:
+    """Turn the pending rows that are tensors into numbers, the mean over the processes."""
+    fresh = [row for row in pending if isinstance(row, torch.Tensor)]
     if not fresh:
         return pending
-    stacked = torch.stack([torch.stack([loss, norm.float()]) for loss, norm in fresh])
-    numbers = [tuple(row) for row in accelerator.reduce(stacked, "mean").tolist()]
-    for place, (loss, norm) in enumerate(numbers):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            step = done - len(numbers) + place
+    rows = accelerator.reduce(torch.stack(fresh), "mean").tolist()
+    numbers = [tuple(row) for row in rows]
+    return [*pending[: len(pending) - len(fresh)], *numbers]
+
+
+def _save_nonfinite(
+    job: Job, recorder: Recorder, pending: list[tuple[float, ...]], done: int
+) -> list[tuple[float, ...]]:
+    """Write down the batches of steps whose loss or gradient is not finite, and empty their rows.
+
+    Where such a step is not skipped, DivergedError names the first.
+    """
+    rows = []
+    for step, row in enumerate(pending, start=done - len(pending) + 1):
+        if all(map(math.isfinite, row)):
+            rows.append(row)
+            continue
+        rows.append(())
+        loss, norm = row[:2]
+        ids = job.order().ids(step - 1)
+        file = recorder.nonfinite(step, loss, norm, job.sequences.describe(ids))
+        said = f"step {step}: loss {loss}, gradient norm {norm} on the sequences {ids.tolist()}"
+        if job.settings.on_nonfinite == "stop":
             raise DivergedError(
-                f"step {step + 1}: loss {loss}, gradient norm {norm} on the sequences "
-                f"{order.ids(step).tolist()}; the last checkpoint before it is kept. Lower "
+                f"{said} ({file}); the last checkpoint before it is kept. Lower "
                 "train.learning_rate or lengthen the warm-up"
             )
-    return [*pending[: len(pending) - len(fresh)], *numbers]
+        log.warning("%s: skipped %s (%s)", job.title, said, file)
+    return rows
+
+
+def _write_line(
+    recorder: Recorder,
+    names: Sequence[str],
+    pending: list[tuple[float, ...]],
+    done: int,
+    tokens_per_step: int,
+    rate: float,
+) -> None:
+    """The means of the steps since the last line, without skipped ones, which are counted."""
+    used = [row for row in pending if row]
+    values: dict[str, Any] = {"step": done, "tokens": done * tokens_per_step}
+    if used:
+        loss, norm, *table = (sum(column) / len(used) for column in zip(*used, strict=True))
+        values["loss"] = round(loss, 6)
+        by_group = zip(names, table[: len(names)], table[len(names) :], strict=True)
+        if seen := {name: round(nats / n, 6) for name, nats, n in by_group if n}:
+            values["loss_by"] = seen
+    values["lr"] = float(f"{rate:.8g}")
+    if used:
+        values["grad_norm"] = round(norm, 6)
+    if skipped := len(pending) - len(used):
+        values["skipped"] = skipped
+    recorder.metric("train" if used else "skipped", **values)

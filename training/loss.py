@@ -30,18 +30,21 @@ def rows_per_piece(vocab_size: int, device_type: str) -> int:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T` against `labels`, with both gradients."""
+    """Mean cross-entropy of `hidden @ weight.T` against `labels`, with both gradients.
+
+    Gives each row's cross-entropy too, through which nothing is differentiated.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, rows: int, dtype: torch.dtype
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         n = labels.numel()
         needs_gradients = any(ctx.needs_input_grad[:2])
         head, x = weight.detach().to(dtype), hidden.detach().to(dtype)
         hidden_gradient = torch.empty_like(x) if needs_gradients else None
         weight_gradient = torch.zeros_like(weight) if needs_gradients else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
         for start in range(0, n, rows):
             piece, wanted = x[start : start + rows], labels[start : start + rows, None]
             logits = (piece @ head.t()).float()
@@ -49,7 +52,7 @@ class _HeadLoss(torch.autograd.Function):
             right = logits.gather(1, wanted)
             weights = logits.sub_(peak).exp_()
             norm = weights.sum(1, keepdim=True)
-            total += (norm.log() + peak - right).sum()
+            losses[start : start + rows] = (norm.log() + peak - right)[:, 0]
             if hidden_gradient is None or weight_gradient is None:
                 continue
             # d loss / d logits = (softmax - one-hot) / n
@@ -63,7 +66,8 @@ class _HeadLoss(torch.autograd.Function):
                 weight_gradient += delta.t() @ piece
         if hidden_gradient is not None and weight_gradient is not None:
             ctx.save_for_backward(hidden_gradient.to(hidden.dtype), weight_gradient)
-        return total / n
+        ctx.mark_non_differentiable(losses)
+        return losses.mean(), losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,42 +78,98 @@ class _HeadLoss(torch.autograd.Function):
 
 def head_loss(
     hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype, rows: int | None = None
-) -> Tensor:
-    """Mean cross-entropy (nats, float32 scalar) of a linear head without bias.
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (nats, float32) of a linear head without bias: the mean, and of each row [n].
 
     `hidden` float [n, d], `weight` float [vocabulary, d], `labels` int64 [n]. The matrix products
-    run in `dtype`, softmax and sums in float32. Differentiable in `hidden` and `weight`, once.
+    run in `dtype`, softmax and sums in float32. The mean is differentiable in `hidden` and
+    `weight`, once; the rows are not.
     """
     if rows is None:
         # Pieces of equal size, so that none is too small to be worth its products.
         largest = rows_per_piece(weight.shape[0], hidden.device.type)
         rows = -(-labels.numel() // -(-labels.numel() // largest))
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _HeadLoss.apply(hidden, weight, labels, rows, dtype)  # type: ignore[no-untyped-call]
-    return loss
+        found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden, weight, labels, rows, dtype)  # type: ignore[no-untyped-call]
+    return found
+
+
+def sums_by_group(losses: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Sum of `losses` and number of them for each group, float32 [2 * n_groups], sums first.
+
+    `losses` float32 [n], `groups` int64 of as many elements.
+    """
+    table = losses.new_zeros(2, n_groups)
+    table.index_add_(1, groups.flatten(), torch.stack([losses, torch.ones_like(losses)]))
+    return table.flatten()
+
+
+def document_positions(tokens: Tensor, end_of_text: int) -> Tensor:
+    """Places of tokens in their documents, int64 [batch, length], for int64 `tokens` of that shape.
+
+    An end-of-text token counts as the first of the document after it (place 0), as it stands before
+    a document that stands alone. A row's first token has place 0 whatever it is.
+    """
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return places - torch.where(tokens == end_of_text, places, 0).cummax(1).values
 
 
 class NextTokenLoss(nn.Module):
-    """A causal language model as a function from sequences to their mean loss."""
+    """A causal language model as a function from sequences to their mean loss.
 
-    def __init__(self, model: nn.Module, precision: str) -> None:
+    With `end_of_text`, the documents of a sequence are kept apart: no attention across the border
+    before each end-of-text token, and positions from 0. transformers makes the mask of its models
+    from the positions: block-diagonal for sdpa, sequences of varying length for flash attention.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str,
+        end_of_text: int | None = None,
+        n_groups: int = 0,
+    ) -> None:
         """`model` is a transformers causal model; `precision` is "float32" or "bf16"."""
         super().__init__()
-        self.model = model
+        self.model, self.end_of_text, self.n_groups = model, end_of_text, n_groups
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         head: Any = model.get_output_embeddings()  # type: ignore[operator]
         config: Any = model.config
         self.plain_head = config.model_type in PLAIN_HEADS and getattr(head, "bias", None) is None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mean loss (nats per token, float32 scalar) of int64 `tokens` [batch, length + 1]."""
+    def forward(
+        self, tokens: Tensor, groups: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Mean loss (nats per token, float32 scalar) of int64 `tokens` [batch, length + 1].
+
+        With `groups` int64 [batch, length] also sums_by_group, without gradient.
+        """
         inputs, labels = tokens[:, :-1], tokens[:, 1:].reshape(-1)
+        positions: dict[str, Tensor] = {}
+        if self.end_of_text is not None:
+            positions["position_ids"] = document_positions(inputs, self.end_of_text)
+            config: Any = self.model.config
+            if config._attn_implementation.startswith("flash"):
+                # Its kernel for varying lengths takes a single row; places of 0 cut that.
+                inputs = inputs.reshape(1, -1)
+                positions["position_ids"] = positions["position_ids"].reshape(1, -1)
         mixed = self.dtype != torch.float32
         with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
             if self.plain_head:
                 model: Any = self.model
-                states = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+                states = model.base_model(
+                    input_ids=inputs, use_cache=False, **positions
+                ).last_hidden_state
                 weight = model.get_output_embeddings().weight
-                return head_loss(states.flatten(0, 1), weight, labels, self.dtype)
-            logits = self.model(input_ids=inputs, use_cache=False).logits
-        return functional.cross_entropy(logits.flatten(0, 1).float(), labels)
+                loss, losses = head_loss(states.flatten(0, 1), weight, labels, self.dtype)
+                return self._with_groups(loss, losses, groups)
+            logits = self.model(input_ids=inputs, use_cache=False, **positions).logits
+        losses = functional.cross_entropy(logits.flatten(0, 1).float(), labels, reduction="none")
+        return self._with_groups(losses.mean(), losses.detach(), groups)
+
+    def _with_groups(
+        self, loss: Tensor, losses: Tensor, groups: Tensor | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if groups is None:
+            return loss
+        return loss, sums_by_group(losses, groups, self.n_groups)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mining.common.errors import MissingDependencyError
+from mining.common.files import write_json
 from mining.common.logs import log
 from training.settings import WandbSettings
 
 METRICS, TIMINGS, WANDB = "metrics.jsonl", "timings.jsonl", "wandb"
+NONFINITE = "nonfinite"
 
 
 class Tracker(Protocol):
@@ -23,6 +25,10 @@ class Tracker(Protocol):
 
     def log(self, record: dict[str, Any]) -> None:
         """Take one record of metrics.jsonl or timings.jsonl."""
+        ...
+
+    def artifact(self, kind: str, path: Path) -> None:
+        """Note a file, with its content, or a folder, by where it lies."""
         ...
 
     def close(self, failed: bool) -> None:
@@ -34,6 +40,9 @@ class NoTracker:
     """Takes records nowhere."""
 
     def log(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def artifact(self, kind: str, path: Path) -> None:
         """Do nothing."""
 
     def close(self, failed: bool) -> None:
@@ -65,9 +74,19 @@ class Recorder:
         """Append one line to metrics.jsonl."""
         self._write(self.path, {"kind": kind, **values})
 
-    def timing(self, **values: Any) -> None:
+    def timing(self, kind: str, **values: Any) -> None:
         """Append one line to timings.jsonl."""
-        self._write(self._timings, {"kind": "timing", **values})
+        self._write(self._timings, {"kind": kind, **values})
+
+    def nonfinite(
+        self, step: int, loss: float, norm: float, sequences: list[dict[str, Any]]
+    ) -> Path:
+        """Write down the batch of a step whose loss or gradient is not finite; its file."""
+        path = self.path.parent / NONFINITE / f"step-{step:06d}.json"
+        if self.active:
+            values = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
+            write_json(path, {**values, "sequences": sequences})
+        return path
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:
         if not self.active:
@@ -154,6 +173,22 @@ class WandbTracker:
         except Exception as error:  # nothing that W&B does may stop a training
             log.warning("train: W&B failed, goes on without (%s)", error)
             self._run = None
+
+    def artifact(self, kind: str, path: Path) -> None:
+        """Log an artifact KIND-RUN: a file is copied, a folder (weights) only referred to."""
+        if self._run is None:
+            return
+        try:
+            import wandb
+
+            artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+            if path.is_file():
+                artifact.add_file(str(path))
+            else:
+                artifact.add_reference(path.resolve().as_uri(), checksum=False)
+            self._run.log_artifact(artifact, aliases=[path.name])
+        except Exception as error:  # nothing that W&B does may stop a training
+            log.warning("train: W&B takes no artifact %s (%s)", kind, error)
 
     def close(self, failed: bool) -> None:
         """End the run."""

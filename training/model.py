@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mining.common.errors import InputError, MismatchError, SettingsError
+from mining.common.errors import (
+    InputError,
+    MismatchError,
+    MissingDependencyError,
+    SettingsError,
+)
 from mining.common.files import remove_tree
 from mining.common.logs import log
 from mining.common.seeds import child_seed
@@ -31,10 +37,16 @@ def build_model(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any
     """A transformers causal model in float32 on the CPU, from settings or from a checkpoint.
 
     Raises MismatchError where a checkpoint's tokenizer is not `tokenizer`, or its embedding has
-    fewer rows than `tokenizer` has entries.
+    fewer rows than `tokenizer` has entries; MissingDependencyError without flash-attn where that is
+    asked for.
     """
+    if settings.attention == "flash_attention_2" and not find_spec("flash_attn"):
+        raise MissingDependencyError(
+            "train.model.attention is flash_attention_2, but the package flash-attn is not "
+            "installed; install it beside a CUDA build of torch, or set sdpa"
+        )
     if settings.path is not None:
-        model = _load(settings.path, settings.revision, tokenizer)
+        model = _load(settings, tokenizer)
     else:
         model = _fresh(settings, tokenizer, seed)
     log.info("train: %s with %s parameters", model.config.model_type, f"{parameters(model):,}")
@@ -42,10 +54,19 @@ def build_model(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any
 
 
 def _fresh(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    config = model_config(settings, tokenizer.vocab_size, tokenizer.eos_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(seed, "init"))
+        return from_config(config)
 
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
+
+def model_config(settings: ModelSettings, vocab_size: int, eos_id: int) -> Any:
+    """The transformers config of a fresh model."""
+    from transformers import LlamaConfig, Olmo2Config, OlmoConfig
+
+    kinds = {"llama": LlamaConfig, "olmo": OlmoConfig, "olmo2": Olmo2Config}
+    return kinds[settings.style](
+        vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.n_layers,
         num_attention_heads=settings.n_heads,
@@ -56,18 +77,24 @@ def _fresh(settings: ModelSettings, tokenizer: Tokenizer, seed: int) -> Any:
         initializer_range=settings.init_std,
         tie_word_embeddings=settings.tie_embeddings,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_id,
+        eos_token_id=eos_id,
         pad_token_id=None,
-        attn_implementation="sdpa",
+        attn_implementation=settings.attention,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(child_seed(seed, "init"))
-        return LlamaForCausalLM(config)
 
 
-def _load(path: str, revision: str | None, tokenizer: Tokenizer) -> Any:
+def from_config(config: Any) -> Any:
+    """A causal model with random weights in float32, drawn from torch's generator."""
     from transformers import AutoModelForCausalLM
 
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    path, revision = settings.path, settings.revision
+    assert path is not None
     theirs = load_tokenizer(path, revision)
     require_same(
         "tokenizer fingerprint",
@@ -75,7 +102,7 @@ def _load(path: str, revision: str | None, tokenizer: Tokenizer) -> Any:
     )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch.float32, attn_implementation="sdpa"
+            path, revision=revision, dtype=torch.float32, attn_implementation=settings.attention
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a checkpoint that transformers loads ({error})") from None
@@ -86,6 +113,15 @@ def _load(path: str, revision: str | None, tokenizer: Tokenizer) -> Any:
             "use the checkpoint that belongs to this tokenizer"
         )
     return model
+
+
+def check_borders(model: Any) -> None:
+    """SettingsError where the model takes no positions, so that documents cannot be kept apart."""
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        raise SettingsError(
+            f"document_borders: found 'masked', expected 'cross' for a {model.config.model_type} "
+            "model, which takes no positions"
+        )
 
 
 def check_length(model: Any, sequence_length: int) -> None:
@@ -130,17 +166,13 @@ def make_optimizer(model: Any, settings: TrainSettings, device: torch.device) ->
     )
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters (tied ones once) and saved buffers, by name: what a checkpoint holds."""
-    yield from model.named_parameters()
-    kept = set(model.state_dict())
-    yield from ((name, tensor) for name, tensor in model.named_buffers() if name in kept)
-
-
-def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: Path) -> None:
+def export_model(
+    model: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, tokenizer_folder: Path, out: Path
+) -> None:
     """Write a Hugging Face folder: weights, config, generation config and tokenizer.
 
-    The bytes depend on weights, settings and tokenizer only.
+    `weights` are those of `model`, which may itself hold but a shard of them, by name, tied ones
+    once. The bytes depend on weights, settings and tokenizer only.
     """
     from transformers import GenerationConfig
     from transformers.utils import logging as transformers_logging
@@ -158,7 +190,7 @@ def export_model(model: Any, tokenizer: Tokenizer, tokenizer_folder: Path, out: 
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model.save_pretrained(out)
+        model.save_pretrained(out, state_dict=dict(weights))
     finally:
         if shown:
             transformers_logging.enable_progress_bar()

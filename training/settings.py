@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import SettingsError, check_setting
-from mining.common.stage import path_setting
+from mining.common.stage import engine_setting, path_setting
 
 _DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*(epoch|step|token)s?")
 
@@ -55,12 +55,18 @@ def snapshot_folder(step: int) -> str:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A Llama-style decoder to train from scratch, or a checkpoint to continue from.
+    """A decoder to train from scratch, or a checkpoint to continue from.
 
     Attributes:
         path: folder or hub id of a Hugging Face checkpoint to continue from; its tokenizer must be
             the mix's, and the sizes below are not used. Null starts from random weights.
         revision: revision of the hub id.
+        optimizer: AdamW's state to continue with: a folder checkpoints/step-N of ours, which
+            train.keep_every keeps; null starts with empty moments.
+        style: what a fresh model looks like: llama; olmo (norms without parameters, as OLMo-1B and
+            7B); olmo2 (norms after attention and MLP, and on queries and keys).
+        attention: kernel of the attention; flash_attention_2 needs a GPU, bf16 and the package
+            flash-attn.
         hidden_size: width of the residual stream.
         n_layers: number of blocks.
         n_heads: attention heads; divides hidden_size.
@@ -75,6 +81,9 @@ class ModelSettings:
 
     path: str | None = path_setting()
     revision: str | None = None
+    optimizer: str | None = path_setting()
+    style: Literal["llama", "olmo", "olmo2"] = "llama"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     hidden_size: int = 256
     n_layers: int = 4
     n_heads: int = 4
@@ -107,6 +116,12 @@ class ModelSettings:
             self.intermediate_size is None or self.intermediate_size >= 1,
             "at least 1, or null",
         )
+        check_setting(
+            self,
+            "optimizer",
+            self.optimizer is None or self.path is not None,
+            "null where path is null: it belongs to the checkpoint that is continued",
+        )
         check_setting(self, "max_length", self.max_length >= 2, "at least 2")
         check_setting(self, "rope_theta", self.rope_theta > 1, "above 1")
         check_setting(self, "init_std", 0 < self.init_std < 1, "between 0 and 1")
@@ -138,17 +153,49 @@ class WandbSettings:
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """Further token files to train on beside the mix's arm, made with the mix's tokenizer.
+
+    Attributes:
+        path: a `.ds` file, a file of ids without header (a raw memmap, as OLMo reads), or a folder
+            of such files.
+        weight: share of the sequences that come from here, in proportion to the other sources'
+            weights and to train.arm_weight.
+        dtype: type of the ids; null takes uint16 where the vocabulary fits, else uint32.
+    """
+
+    path: str = field(metadata={"recorded": False})
+    weight: float = 1.0
+    dtype: Literal["uint16", "uint32"] | None = None
+
+    def __post_init__(self) -> None:
+        check_setting(self, "path", bool(self.path), "a file or folder (train.sources)")
+        check_setting(self, "weight", 0 < self.weight < math.inf, "above 0 (train.sources)")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Trains a model on one arm of a mix.
 
     Attributes:
         model: the model to build, or the checkpoint to continue from.
-        sequence_length: tokens of a training sequence; documents are packed back to back, and
-            attention crosses their borders.
+        sources: further token files beside the arm, each with its weight.
+        arm_weight: weight of the arm among the sources; 0 trains on the sources alone.
+        sequence_length: tokens of a training sequence; documents are packed back to back.
+        document_borders: cross: attention crosses the borders of packed documents, as in OLMo;
+            masked: it does not, and positions start again, as if each document stood alone behind
+            an end-of-text token.
         global_batch_sequences: sequences of a step, over all processes.
+        global_batch_tokens: the same in tokens, a multiple of sequence_length; null leaves it to
+            global_batch_sequences, else that is not used.
         micro_batch_sequences: sequences that one process takes through the model at once; null
             takes its whole share of the batch.
-        duration: length of training with its unit, such as 1epoch, 500steps, 2000000tokens.
+        duration: length of training with its unit, such as 1epoch, 500steps, 2000000tokens. An
+            epoch is as many sequences as all sources hold together.
+        start_step: steps that the schedule has behind it when this training begins: the
+            checkpoint's, where one is continued.
+        schedule_steps: steps of the whole schedule, those before start_step too; null ends it with
+            this training.
         learning_rate: peak of the schedule.
         min_lr_share: the schedule ends at this share of the peak.
         schedule: shape after the warm-up: cosine, linear, wsd (constant, then linear down), or
@@ -164,20 +211,45 @@ class TrainSettings:
             optimizer state are float32 always.
         device: auto takes a GPU where there is one.
         compile: compile the model with torch.compile (needs a C++ compiler on CPU).
+        activation_checkpointing: compute each block's activations again in the backward pass: less
+            memory, about a third more work.
+        on_nonfinite: what a loss or gradient that is not finite does: stop the training, or skip
+            the step's update (costs a wait for the device in each step). The batch is written to
+            nonfinite/ in both cases.
+        stuck_after_seconds: a process in which no step ends for so long says where it stands and
+            ends itself, so that the launcher ends the others; null waits for ever.
+        parallel: how several processes share the work. ddp: each holds the whole model; fsdp:
+            weights, gradients and optimizer state in shards (FSDP2); zero1, zero2, zero3: DeepSpeed
+            with optimizer state, also gradients, also weights in shards. May change while training
+            is interrupted, as may the number of processes. One process alone trains plainly, unless
+            DeepSpeed offloads.
+        deepspeed: DeepSpeed JSON that tunes zero1 to zero3 (buckets, offload to the CPU); what the
+            other settings say, such as batch and clipping, must not stand in it.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints kept while training runs.
+        keep_every: checkpoints after a multiple of this many steps stay for good, with optimizer
+            state, in checkpoints/; null keeps none once training is finished.
         snapshots: steps after which the model is exported as it is then, to be evaluated as a
             series; each is a whole model on disk.
         log_every: steps between lines of metrics.jsonl.
         validate_every: steps between validations; null only at the start and the end.
         validation_tokens: tokens per language of a validation, at most; null for all.
+        score_every: steps between word-translation scores of the model in training, on a few items
+            of the run's task (one draw; `pivots evaluate` is the measurement); null never.
+        score_items: items of each direction for that.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
+    sources: tuple[SourceSettings, ...] = ()
+    arm_weight: float = 1.0
     sequence_length: int = 256
+    document_borders: Literal["cross", "masked"] = "cross"
     global_batch_sequences: int = 8
+    global_batch_tokens: int | None = None
     micro_batch_sequences: int | None = None
     duration: str = "1epoch"
+    start_step: int = 0
+    schedule_steps: int | None = None
     learning_rate: float = 1e-3
     min_lr_share: float = 0.1
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
@@ -191,12 +263,20 @@ class TrainSettings:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
+    activation_checkpointing: bool = False
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    stuck_after_seconds: int | None = engine_setting(3600)
+    parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = engine_setting("ddp")
+    deepspeed: str | None = path_setting()
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    keep_every: int | None = None
     snapshots: tuple[int, ...] = ()
     log_every: int = 10
     validate_every: int | None = 250
     validation_tokens: int | None = 16_384
+    score_every: int | None = None
+    score_items: int = 20
 
     def __post_init__(self) -> None:
         Duration.parse(self.duration)
@@ -207,11 +287,41 @@ class TrainSettings:
             self.model.path is not None or self.sequence_length <= self.model.max_length,
             f"at most model.max_length ({self.model.max_length})",
         )
+        if self.global_batch_tokens is not None:
+            sequences, rest = divmod(self.global_batch_tokens, self.sequence_length)
+            expected = f"a multiple of sequence_length ({self.sequence_length}), or null"
+            check_setting(self, "global_batch_tokens", not rest and sequences > 0, expected)
+            # So that everything reads the batch in one place.
+            object.__setattr__(self, "global_batch_sequences", sequences)
+        check_setting(self, "arm_weight", 0 <= self.arm_weight < math.inf, "at least 0")
+        check_setting(
+            self,
+            "arm_weight",
+            self.arm_weight > 0 or bool(self.sources),
+            "above 0 where there are no sources",
+        )
         for key in ("global_batch_sequences", "checkpoint_every", "keep_checkpoints", "log_every"):
             check_setting(self, key, getattr(self, key) >= 1, "at least 1")
         rising = all(low < high for low, high in itertools.pairwise((0, *self.snapshots)))
         check_setting(self, "snapshots", rising, "rising steps from 1")
-        for key in ("micro_batch_sequences", "validate_every", "validation_tokens"):
+        check_setting(self, "start_step", self.start_step >= 0, "at least 0")
+        check_setting(
+            self,
+            "schedule_steps",
+            self.schedule_steps is None or self.schedule_steps > self.start_step,
+            f"above start_step ({self.start_step}), or null",
+        )
+        check_setting(
+            self,
+            "score_every",
+            self.score_every is None or self.parallel not in ("fsdp", "zero3"),
+            f"null where parallel is {self.parallel}, as no process has the whole model; snapshots "
+            "can be evaluated",
+        )
+        for key in (
+            "micro_batch_sequences", "validate_every", "validation_tokens", "stuck_after_seconds",
+            "score_every", "score_items", "keep_every",
+        ):  # fmt: skip
             value = getattr(self, key)
             check_setting(self, key, value is None or value >= 1, "at least 1, or null")
         micro = self.micro_batch_sequences
@@ -220,6 +330,18 @@ class TrainSettings:
             "micro_batch_sequences",
             micro is None or self.global_batch_sequences % micro == 0,
             f"a divisor of global_batch_sequences ({self.global_batch_sequences}), or null",
+        )
+        check_setting(
+            self,
+            "deepspeed",
+            self.deepspeed is None or self.parallel.startswith("zero"),
+            f"null with parallel {self.parallel}, or parallel zero1, zero2 or zero3",
+        )
+        check_setting(
+            self,
+            "keep_every",
+            self.keep_every is None or self.keep_every % self.checkpoint_every == 0,
+            f"a multiple of checkpoint_every ({self.checkpoint_every}), or null",
         )
         check_setting(self, "learning_rate", 0 < self.learning_rate < 10, "between 0 and 10")
         check_setting(self, "min_lr_share", 0 <= self.min_lr_share <= 1, "between 0 and 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Any
 
@@ -76,11 +77,12 @@ class Clock:
         """Time runs from now, `step` steps being done."""
         self._since, self._step = time.perf_counter(), step
 
-    def lap(self, step: int) -> dict[str, float]:
-        """Figures of the steps since the last lap or start, `step` steps being done.
+    def lap(self, step: int, n_steps: int) -> dict[str, float]:
+        """Figures of the steps since the last lap or start, `step` of `n_steps` being done.
 
         seconds (of one step), tokens_per_second (all processes), mfu (share of the peak; known GPUs
-        in bf16 only), gpu_memory_gib (largest so far, this process).
+        in bf16 only), eta_seconds (what the rest takes at this speed, without validation and
+        checkpoints), memory_gib and gpu_memory_gib (largest so far, this process).
         """
         seconds = (time.perf_counter() - self._since) / max(1, step - self._step)
         rate = self._tokens_per_step / seconds
@@ -90,5 +92,8 @@ class Clock:
         if self._device.type == "cuda":
             peak_bytes = torch.cuda.max_memory_allocated(self._device)
             figures["gpu_memory_gib"] = round(peak_bytes / (1 << 30), 3)
+        figures["eta_seconds"] = round(seconds * (n_steps - step), 1)
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures["memory_gib"] = round(peak_kib / (1 << 20), 3)
         self.start(step)
         return figures

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mining.common.errors import InputError, SettingsError
-from mining.common.files import dump_json, remove_tree
+from mining.common.errors import InputError, MismatchError, SettingsError
+from mining.common.files import dump_json, read_json, remove_tree
 from mining.common.logs import log
 from mining.common.stage import (
+    IDENTITY,
+    MANIFEST,
+    RUN,
     WORK,
     FilesInput,
     Input,
@@ -19,10 +23,11 @@ from mining.common.stage import (
     StageInput,
     StageRun,
     begin,
+    describe_differences,
     read_manifest,
     settings_dict,
 )
-from mining.common.tokenizer import load_tokenizer
+from mining.common.tokenizer import Tokenizer, load_tokenizer
 from training.settings import (
     Duration,
     ModelSettings,
@@ -31,13 +36,36 @@ from training.settings import (
     snapshot_folder,
 )
 
+CHECKPOINTS = "checkpoints"
+
+
+class Score(Protocol):
+    """A score of the model in training, given by who starts it: training knows no evaluation.
+
+    `files` are what the figures depend on beside the model.
+    """
+
+    files: Mapping[str, Path]
+
+    def __call__(self, net: Any, tokenizer: Tokenizer) -> dict[str, float]:
+        """Figures of a transformers model on its device; may leave it in evaluation mode."""
+        ...
+
 
 def run_train(
-    settings: TrainSettings, wandb: WandbSettings, out: Path, mix: Path, arm: str, seed: int
+    settings: TrainSettings,
+    wandb: WandbSettings,
+    out: Path,
+    mix: Path,
+    arm: str,
+    seed: int,
+    score: Score | None = None,
 ) -> None:
     """Train on `mix`/`arm` into `out`: model/, snapshots/, metrics.jsonl, timings.jsonl, wandb/.
 
-    Runs in every process of `torchrun` or `accelerate launch` alike. A rerun after a kill resumes
+    `score` is called each `score_every` steps on the first process.
+    Runs in every process of `torchrun` or `accelerate launch` alike; all see the same folders. A
+    rerun after a kill, by any number of processes that share the work in any way, resumes
     from the newest valid checkpoint; on one CPU process, with the same number of threads, to the
     same bits. Raises InputError for a mix without the arm, MismatchError for a checkpoint of
     another tokenizer, SettingsError where batch or length do not fit, DivergedError and
@@ -50,23 +78,74 @@ def run_train(
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     run: StageRun | None = None
     if rank == 0:
-        inputs: dict[str, Input] = {"mix": StageInput(mix, "mix")}
+        inputs: dict[str, Input] = {
+            "mix": StageInput(mix, "mix"),
+            **data_inputs(settings, mix, arm),
+        }
         if settings.model.path is not None:
             inputs["model"] = model_input(settings.model)
+        if settings.model.optimizer is not None:
+            inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
+        if score is not None and settings.score_every:
+            inputs["task"] = FilesInput(score.files)
+        refuse_changed_data(out, inputs)
         run = begin("train", out, {**settings_dict(settings), "arm": arm, "seed": seed}, inputs)
         if run is None and world_size == 1:
             return
 
     from accelerate.utils import broadcast_object_list
 
-    accelerator = start_accelerator(settings)
-    going = [run is not None]
-    broadcast_object_list(going)
-    if going[0]:
-        counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run)
+    from training.checkpoint import prune
+    from training.distributed import start_accelerator, stop_accelerator
+    from training.loop import check_batch
+
+    share = settings.global_batch_sequences // world_size
+    accelerator = start_accelerator(settings, share // check_batch(settings, world_size))
+    try:
+        going = [run is not None]
+        broadcast_object_list(going)
+        if going[0]:
+            counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
+            if run is not None:
+                run.finish(counts, unhashed=("timings.jsonl", "wandb/", f"{CHECKPOINTS}/"))
+                prune(out / CHECKPOINTS, 0, settings.keep_every)
+        accelerator.wait_for_everyone()
+    finally:
+        stop_accelerator(accelerator)
         if run is not None:
-            run.finish(counts, unhashed=("timings.jsonl", "wandb/"))
-    accelerator.wait_for_everyone()
+            # A stopped training leaves its folder to the next one at once, whoever still holds the
+            # error.
+            run.lock.close()
+
+
+def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input]:
+    """The token files of the arm and of the further sources, by content."""
+    from training.data import TokenFilesInput, source_files
+
+    inputs: dict[str, Input] = {"arm": TokenFilesInput({"tokens.ds": mix / arm / "tokens.ds"})}
+    for number, source in enumerate(settings.sources, start=1):
+        files = {path.name: path for path in source_files(source)}
+        inputs[f"source-{number}"] = TokenFilesInput(files)
+    return inputs
+
+
+def refuse_changed_data(out: Path, inputs: dict[str, Input]) -> None:
+    """MismatchError where `out` holds checkpoints of a training on other data or another model.
+
+    A stage whose inputs changed starts anew; a training may have taken weeks, so it says what
+    changed and touches nothing.
+    """
+    noted = out / WORK / IDENTITY
+    if not noted.is_file() or not any((out / CHECKPOINTS).glob("step-*")):
+        return
+    before = read_json(noted)["inputs"]
+    places = read_json(out / WORK / RUN).get("inputs", {}) if (out / WORK / RUN).is_file() else {}
+    now = {name: item.identity(before.get(name), places.get(name)) for name, item in inputs.items()}
+    if differences := describe_differences(before, now):
+        raise MismatchError(
+            f"{out}: its checkpoints were trained on other inputs ({'; '.join(differences)}); "
+            "bring them back to continue, or remove the folder to start anew"
+        )
 
 
 def model_input(model: ModelSettings) -> Input:
@@ -77,26 +156,6 @@ def model_input(model: ModelSettings) -> Input:
     if model.revision is None:
         log.warning("train: %s has no revision, so what it names may change", model.path)
     return NamedInput(f"{model.path}@{model.revision or 'main'}")
-
-
-def start_accelerator(settings: TrainSettings) -> Any:
-    """accelerate's view of the processes and the device.
-
-    Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
-    """
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp])
-    kind = accelerator.distributed_type.value
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise SettingsError(
-            f"accelerate is configured for {kind}, expected one process or data-parallel processes "
-            "(MULTI_CPU, MULTI_GPU); change the accelerate config"
-        )
-    return accelerator
 
 
 def resolve_precision(settings: TrainSettings, device: Any) -> str:
@@ -118,19 +177,34 @@ def _train(
     arm: str,
     seed: int,
     run: StageRun | None,
+    score: Score | None,
 ) -> dict[str, Any]:
     from training.data import Sequences
-    from training.loop import Job, check_batch, run_loop
+    from training.groups import find_groups
+    from training.loop import Job, run_loop
     from training.metrics import NoTracker, Recorder
-    from training.model import build_model, check_length, export_model, parameters
+    from training.model import (
+        build_model,
+        check_borders,
+        check_length,
+        export_model,
+        parameters,
+    )
     from training.validation import read_validation
 
-    check_batch(settings, accelerator.num_processes)
     tokenizer = load_tokenizer(mix / "tokenizer")
     length, batch = settings.sequence_length, settings.global_batch_sequences
-    sequences = Sequences(mix / arm / "tokens.ds", tokenizer.vocab_size, length)
+    sequences = Sequences(
+        mix / arm / "tokens.ds",
+        tokenizer.vocab_size,
+        length,
+        settings.sources,
+        settings.arm_weight,
+    )
     model = build_model(settings.model, tokenizer, seed)
     check_length(model, length)
+    if settings.document_borders == "masked":
+        check_borders(model)
     n_steps = Duration.parse(settings.duration).steps(len(sequences), length, batch)
     if settings.snapshots and settings.snapshots[-1] > n_steps:
         raise SettingsError(
@@ -138,12 +212,18 @@ def _train(
             f"this training (duration {settings.duration})"
         )
 
-    def export_snapshot(step: int) -> None:
+    counts = {
+        "parameters": parameters(model),
+        "parameters_without_embedding": parameters(model, embeddings=False),
+    }
+
+    def export_snapshot(step: int, weights: dict[str, Any]) -> None:
         aside, final = out / WORK / "snapshot", out / snapshot_folder(step)
-        export_model(model, tokenizer, mix / "tokenizer", aside)
+        export_model(model, weights, tokenizer, mix / "tokenizer", aside)
         final.parent.mkdir(exist_ok=True)
         remove_tree(final)
         aside.rename(final)
+        tracker.artifact("snapshot", final)
 
     job = Job(
         title=f"train {arm}/{seed}",
@@ -152,30 +232,32 @@ def _train(
         n_steps=n_steps,
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
+        end_of_text=tokenizer.eos_id if settings.document_borders == "masked" else None,
+        groups=find_groups(mix / arm, sequences, settings.sources),
         validation=read_validation(mix / "validation", tokenizer, settings.validation_tokens),
-        checkpoints=out / WORK / "checkpoints",
+        checkpoints=out / CHECKPOINTS,
         export_snapshot=export_snapshot,
+        score=None if score is None else lambda: score(model, tokenizer),
     )
-    tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title)
+    tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title, mix)
     recorder = Recorder(out, tracker, active=run is not None)
     finished = False
     try:
-        run_loop(accelerator, model, job, recorder)
+        weights = run_loop(accelerator, model, job, recorder)
+        if run is not None:
+            export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
+            tracker.artifact("model", out / "model")
         finished = True
     finally:
         tracker.close(failed=not finished)
-        # Otherwise accelerate's global state holds on to model and optimizer.
-        accelerator.free_memory()
     if run is None:
         return {}
-    export_model(model, tokenizer, mix / "tokenizer", out / "model")
     return {
         "steps": job.n_steps,
         "tokens": job.n_steps * batch * length,
         "sequences": len(sequences),
         "epochs": round(job.n_steps * batch / len(sequences), 4),
-        "parameters": parameters(model),
-        "parameters_without_embedding": parameters(model, embeddings=False),
+        **counts,
         "precision": job.precision,
         "device": accelerator.device.type,
         "fingerprint": tokenizer.fingerprint,
@@ -192,14 +274,17 @@ def final_losses(metrics: Path) -> dict[str, Any]:
             record = json.loads(line)
             if record["kind"] == "train":
                 train_loss = record["loss"]
-            else:
+            elif record["kind"] == "validation":
                 validation[record["lang"]] = record["loss"]
     return {"train_loss": train_loss, "validation_loss": validation}
 
 
-def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str) -> Any:
+def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str, mix: Path) -> Any:
     from training.metrics import start_tracker
 
     identity = {"settings": run.settings, "inputs": run.inputs}
     run_id = hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
-    return start_tracker(wandb, out, run_id, name.removeprefix("train "), run.settings)
+    tracker = start_tracker(wandb, out, run_id, name.removeprefix("train "), run.settings)
+    tracker.artifact("mix", mix / MANIFEST)
+    tracker.artifact("config", run.work / IDENTITY)
+    return tracker

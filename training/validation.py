@@ -86,9 +86,15 @@ def validate(
     with torch.no_grad():
         for row, item in enumerate(sets):
             pieces = windows(item.tokens, length, batch)
-            for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
+            world = accelerator.num_processes
+            for first in range(0, len(pieces), world):
+                # Where weights are sharded, a forward pass needs all processes: those beyond the
+                # last window compute it as well, and do not count it.
+                place = first + accelerator.process_index
+                piece = pieces[min(place, len(pieces) - 1)]
+                n = piece.shape[0] * (piece.shape[1] - 1) if place < len(pieces) else 0
                 on_device = torch.from_numpy(piece).to(accelerator.device)
-                sums[row] += loss_of(on_device).double() * (piece.shape[0] * (piece.shape[1] - 1))
+                sums[row] += loss_of(on_device).double() * n
     loss_of.train()
     results = []
     for item, nats in zip(sets, accelerator.reduce(sums, "sum").tolist(), strict=True):

@@ -53,7 +53,7 @@ def path_setting(default: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"recorded": False})
 
 
-def engine_setting(default: int | None = None) -> Any:
+def engine_setting(default: int | str | None = None) -> Any:
     """A settings field that changes how the work is divided, but no result: not recorded."""
     return dataclasses.field(default=default, metadata={"recorded": False})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from mining.common.shards import list_shards, read_shard
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY, SHARED
+from training.schedule import learning_rate
 
 CONFIG = REPOSITORY / "configs" / "full" / "olmo1b-dolma.yaml"
 SEQUENCES = REPOSITORY / "configs" / "full" / "olmo1b-sequences.yaml"
@@ -39,6 +41,17 @@ def test_it_is_the_papers_setting() -> None:
     assert set(config.mix.arms) == {"original", "random", "pivot"}
     assert config.corpus.languages == ("en", "fr", "zh", "ja")
     assert config.corpus.lang_field is None
+
+
+def test_the_schedule_goes_on_where_the_checkpoint_stands() -> None:
+    train = parse_config(["--config", str(CONFIG)], "run").train
+    # OLMo-1B: 2,000 steps of warm-up to 4e-4, then a cosine to a tenth of it at step 739,328.
+    for step in (0, 999):
+        done = (605_000 + step - 2_000) / (739_328 - 2_000)
+        expected = 4e-4 * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
+        assert learning_rate(train, step, 1000) == pytest.approx(expected)
+    assert learning_rate(train, 0, 1000) == pytest.approx(6.8686e-5, rel=1e-4)
+    assert train.document_borders == "cross"  # as OLMo was trained
 
 
 def standin_model(folder: Path, texts: list[str]) -> None:
@@ -117,6 +130,10 @@ def test_it_runs_on_a_stand_in(tmp_path: Path) -> None:
         folder = tmp_path / "run" / "train" / arm / "0" / "model"
         assert json.loads((folder / "config.json").read_text())["model_type"] == "olmo"
         assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == 1024
+        lines = map(json.loads, (folder.parent / "metrics.jsonl").read_text().splitlines())
+        rates = [line["lr"] for line in lines if line["kind"] == "train"]
+        train = parse_config(["--config", str(CONFIG)], "run").train
+        assert rates == pytest.approx([learning_rate(train, step, 20) for step in (9, 19)])
     assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 

@@ -16,13 +16,16 @@ def test_equals_plain_cross_entropy(n: int, vocabulary: int, rows: int, seed: in
     hidden = torch.randn(n, 6, dtype=torch.float32, requires_grad=True)
     weight = (torch.randn(vocabulary, 6) * 3).requires_grad_()
     labels = torch.randint(0, vocabulary, (n,))
-    ours = head_loss(hidden, weight, labels, torch.float32, rows)
+    ours, each = head_loss(hidden, weight, labels, torch.float32, rows)
     (ours * 0.5).backward()
     ours_gradients = [hidden.grad, weight.grad]
     hidden.grad = weight.grad = None
     plain = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels)
     (plain * 0.5).backward()
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+    rows_alone = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="none")
+    torch.testing.assert_close(each, rows_alone, rtol=1e-4, atol=1e-5)
+    assert not each.requires_grad
     for mine, theirs in zip(ours_gradients, (hidden.grad, weight.grad), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
@@ -30,7 +33,7 @@ def test_equals_plain_cross_entropy(n: int, vocabulary: int, rows: int, seed: in
 def test_no_gradients_where_none_are_wanted() -> None:
     weight = torch.randn(5, 3, requires_grad=True)
     with torch.no_grad():
-        loss = head_loss(torch.randn(4, 3), weight, torch.tensor([0, 1, 2, 3]), torch.float32)
+        loss, _ = head_loss(torch.randn(4, 3), weight, torch.tensor([0, 1, 2, 3]), torch.float32)
     assert not loss.requires_grad
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -29,7 +30,10 @@ def test_duration_refuses(text: str) -> None:
     "change",
     [{"sequence_length": 1}, {"sequence_length": 9999}, {"global_batch_sequences": 0},
      {"micro_batch_sequences": 3}, {"learning_rate": 0.0}, {"betas": (0.9, 1.0)},
-     {"grad_clip": 0.0}, {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"validate_every": 0}],
+     {"grad_clip": 0.0}, {"global_batch_tokens": 300}, {"global_batch_tokens": 0},
+     {"arm_weight": 0.0}, {"start_step": -1}, {"schedule_steps": 0}, {"stuck_after_seconds": 0},
+     {"warmup_share": 1.1}, {"keep_checkpoints": 0}, {"keep_every": 7}, {"keep_every": 0},
+     {"deepspeed": "zero2.json"}, {"validate_every": 0}],
 )  # fmt: skip
 def test_range_errors_name_the_field(change: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(change))):
@@ -53,3 +57,11 @@ def test_the_checkpoint_path_is_not_recorded() -> None:
 def test_settings_load_no_torch() -> None:
     code = "import sys, training.settings; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_batch_can_be_given_in_tokens() -> None:
+    settings = TrainSettings(global_batch_tokens=4096, sequence_length=256, micro_batch_sequences=4)
+    assert settings.global_batch_sequences == 16
+    assert dataclasses.replace(settings, sequence_length=512).global_batch_sequences == 8
+    with pytest.raises(SettingsError, match=r"a divisor of global_batch_sequences \(16\)"):
+        dataclasses.replace(settings, micro_batch_sequences=5)

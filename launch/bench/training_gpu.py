@@ -1,0 +1,92 @@
+"""Tokens a second, share of the GPU's peak (MFU) and memory of training in bf16, on one GPU.
+
+By default models of about 125 M, 350 M and 1 B parameters at 2,048 tokens. MFU is what
+training.speed says: 6 operations a weight and token and 12 * layers * width * length for attention,
+over the maker's dense bf16 peak; `ratio` is that of the last size. Needs a CUDA device: without one
+it says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from launch.bench.timing import report
+from launch.bench.training import make_model, named_model, random_tokens, train_ours
+from training.model import parameters
+from training.settings import TrainSettings
+
+TARGET = 0.5
+LENGTH = 2048
+# Sequences of a micro-batch that fit into 80 GB without activation checkpointing.
+SIZES = {"llama-125m": 32, "llama-350m": 16, "llama-1b": 8}
+
+
+def main() -> None:
+    """Run the benchmark; each size has a JSON line, and so has the whole, last."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=[f"{name}:{micro}" for name, micro in SIZES.items()],
+        metavar="NAME:MICRO", help="names in configs/models with sequences of a micro-batch",
+    )  # fmt: skip
+    parser.add_argument("--accumulate", type=int, default=4, help="micro-batches of a step")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--activation-checkpointing", action="store_true")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("training_gpu: needs a CUDA device and found none; nothing is measured")
+        return
+    figures = [measure(options, *entry.split(":")) for entry in options.sizes]
+    report(
+        "training_gpu",
+        figures[-1]["mfu"] or 0.0,
+        TARGET,
+        device=torch.cuda.get_device_name(),
+        compiled=not options.no_compile,
+        attention=options.attention,
+        mfu={figure["size"]: figure["mfu"] for figure in figures},
+        tokens_per_second={figure["size"]: figure["tokens_per_second"] for figure in figures},
+        gpu_memory_gib={figure["size"]: figure["gpu_memory_gib"] for figure in figures},
+    )
+
+
+def measure(options: argparse.Namespace, size: str, micro: str) -> dict[str, float]:
+    """Train one size; medians over lines of five steps, the first three lines left out."""
+    model, vocabulary = named_model(size)
+    batch = int(micro) * options.accumulate
+    settings = TrainSettings(
+        model=model, sequence_length=LENGTH, global_batch_sequences=batch,
+        micro_batch_sequences=int(micro), compile=not options.no_compile, log_every=5,
+        activation_checkpointing=options.activation_checkpointing, validate_every=None,
+        checkpoint_every=1 << 30,
+    )  # fmt: skip
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = random_tokens(Path(folder), vocabulary, (64 * batch + 1) * LENGTH)
+        laps = train_ours(settings, vocabulary, tokens, options.steps, "bf16")
+    lines = laps.lines[3:]
+    found = {
+        "size": size,
+        "parameters": parameters(make_model(model, vocabulary)),
+        "micro_batch": int(micro),
+        "tokens_per_step": batch * LENGTH,
+        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines),
+        "mfu": statistics.median(line["mfu"] for line in lines) if "mfu" in lines[0] else None,
+        "gpu_memory_gib": lines[-1]["gpu_memory_gib"],
+        "data_wait": statistics.median(line["data_wait"] for line in lines),
+    }
+    print(json.dumps(found), flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()

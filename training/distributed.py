@@ -1,0 +1,189 @@
+"""accelerate's view of the processes, for every way of sharing the work among them.
+
+`train.parallel` decides what is shared, the launcher only starts the processes: the same command
+works under `torchrun`, `accelerate launch` and Slurm.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mining.common.errors import MissingDependencyError, SettingsError
+from mining.common.files import read_json
+from mining.common.logs import log
+from training.settings import TrainSettings
+
+# What accelerate's own configuration would set, and what a DeepSpeed file may not say.
+LAUNCHER_FLAGS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+SET_ELSEWHERE = {
+    "train_batch_size": "global_batch_sequences",
+    "train_micro_batch_size_per_gpu": "micro_batch_sequences",
+    "gradient_accumulation_steps": "micro_batch_sequences",
+    "gradient_clipping": "grad_clip",
+    "optimizer": "learning_rate, betas and weight_decay",
+    "scheduler": "schedule",
+    "fp16": "precision",
+    "bf16": "precision",
+    "amp": "precision",
+    "torch_autocast": "precision",
+}
+
+
+def sharing(settings: TrainSettings, world_size: int) -> str:
+    """`parallel` as it is for so many processes: one has nothing to share, but may offload."""
+    if world_size > 1 or settings.parallel == "ddp":
+        return settings.parallel
+    if settings.deepspeed is not None and offloads(read_deepspeed(settings)):
+        return settings.parallel
+    log.info("train: one process has nothing to share, trains plainly (not %s)", settings.parallel)
+    return "ddp"
+
+
+def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
+    """accelerate's view of the processes and the device; `pieces` is micro-batches of a step.
+
+    Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
+    SettingsError where accelerate's own configuration wants to share the work in its way.
+    """
+    for flag, engine in LAUNCHER_FLAGS.items():
+        if os.environ.get(flag, "false").lower() == "true":
+            raise SettingsError(
+                f"accelerate is configured for {engine}, expected plain processes: set "
+                "train.parallel (ddp, fsdp, zero1, zero2, zero3) and take an accelerate config "
+                "without it, such as configs/accelerate/one-node.yaml"
+            )
+    import torch
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    # accelerate and DeepSpeed call torch by names that it is about to change.
+    for module in ("accelerate", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    kind = sharing(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    if kind == "fsdp":
+        return _start_fsdp(cpu)
+    if kind.startswith("zero"):
+        return _start_deepspeed(settings, cpu, pieces)
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp])
+
+
+def stop_accelerator(accelerator: Any) -> None:
+    """Let go of model and optimizer, so that the next training of this process starts afresh."""
+    from accelerate.state import AcceleratorState
+
+    accelerator.free_memory()
+    # It would keep the way of sharing, and a next training may have another one.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for flag in LAUNCHER_FLAGS:
+        # accelerate sets them for itself; start_accelerator takes them for the user's.
+        os.environ.pop(flag, None)
+
+
+def _start_fsdp(cpu: bool) -> Any:
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.utils import DistributedType
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", fsdp_plugin=plugin)
+    if cpu:
+        # accelerate takes FSDP for GPUs only, but what it then does works on a CPU as well.
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingDependencyError(
+            f"train.parallel {settings.parallel} needs DeepSpeed: pip install "
+            "'semantic-pivots[deepspeed]'"
+        )
+    config = read_deepspeed(settings)
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in alone.items()})
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    if cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+
+    if cpu:
+        import deepspeed
+
+        # It would be compiled for a minute, and makes only reductions inside one machine faster.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # Before the Accelerator, which would look for GPUs: that one takes what it finds.
+        PartialState(cpu=True)
+    world = int(os.environ["WORLD_SIZE"])
+    micro = settings.global_batch_sequences // (world * pieces)
+    config |= {
+        "train_batch_size": settings.global_batch_sequences,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": pieces,
+        "gradient_clipping": settings.grad_clip or 0.0,
+        # torch's own AdamW, also for offloaded state: the same updates in every kind, and nothing
+        # to compile.
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
+    accelerator = Accelerator(
+        mixed_precision="no", deepspeed_plugin=plugin, gradient_accumulation_steps=pieces
+    )
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # Else transformers builds and loads models in shards by itself, before DeepSpeed knows the
+    # processes.
+    unset_hf_deepspeed_config()
+    return accelerator
+
+
+def read_deepspeed(settings: TrainSettings) -> dict[str, Any]:
+    """The DeepSpeed configuration of these settings, without batch and clipping.
+
+    SettingsError for a file that says what other settings say, for another stage, and for state
+    that would lie in files, which checkpoints do not see.
+    """
+    stage = int(settings.parallel.removeprefix("zero"))
+    config: dict[str, Any] = {}
+    if settings.deepspeed is not None:
+        path = Path(settings.deepspeed)
+        if not path.is_file():
+            raise SettingsError(f"deepspeed: found {str(path)!r}, expected an existing JSON file")
+        config = read_json(path)
+        for key, ours in SET_ELSEWHERE.items():
+            if key in config:
+                raise SettingsError(f"deepspeed: {path} sets '{key}'; remove it, train.{ours} does")
+    zero = config.setdefault("zero_optimization", {})
+    if zero.setdefault("stage", stage) != stage:
+        raise SettingsError(
+            f"deepspeed: {settings.deepspeed} is of stage {zero['stage']}, expected {stage} "
+            f"(train.parallel {settings.parallel})"
+        )
+    if "nvme" in offloads(config):
+        raise SettingsError(
+            f"deepspeed: {settings.deepspeed} offloads to nvme, expected cpu or none: a checkpoint "
+            "cannot read what lies there"
+        )
+    return config
+
+
+def offloads(config: dict[str, Any]) -> set[str]:
+    """Devices that a DeepSpeed configuration moves state to."""
+    zero = config.get("zero_optimization", {})
+    parts = (zero.get(key) or {} for key in ("offload_optimizer", "offload_param"))
+    return {part.get("device", "none") for part in parts} - {"none"}
