@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.experiment_layers import read_aucs, read_layers
+from eval.experiment_layers import read_ablations, read_aucs, read_layers
 from eval.experiment_page import Findings, make_page
 from eval.experiment_settings import ExperimentSettings
 from eval.experiment_stats import (
@@ -83,22 +83,22 @@ def run_experiment(
     `doses`: (setting, value) -> the seeds' runs with that value, which have the arms of the
     primary endpoints.
 
-    Writes report.html, figures/, cells.parquet, effects.parquet, layers.parquet, mining.parquet and
-    summary.json. Raises InputError where an arm or a stage is missing, or there are no cells.
+    Writes report.html, figures/, summary.json, and as Parquet cells, effects, layers, ablations,
+    mining and doses. Raises InputError where an arm or a stage is missing, or there are no cells.
     """
     for needed in CONTRASTS[0]:
         if needed not in arms:
             raise InputError(f"experiment: found the arms {', '.join(arms)}, expected '{needed}'")
     inputs: dict[str, Input] = {}
     for run in runs:
-        for stage in ("evaluate", "trace", "attribute"):
+        for stage in ("evaluate", "trace", "intervene", "attribute"):
             for (arm, seed), folder in run.folders(stage, arms).items():
                 inputs[f"{seed}/{stage}/{arm}"] = StageInput(folder, stage)
         for stage in ("world", "mix", "judge"):
             inputs[f"{run.seed}/{stage}"] = StageInput(run.root / stage, stage)
     for (key, value), varied in doses.items():
         for run in varied:
-            place = f"{key}={value:g}/{run.seed}"
+            place = f"{key}={value}/{run.seed}"
             inputs[f"{place}/mix"] = StageInput(run.root / "mix", "mix")
             for (arm, _), folder in run.folders("evaluate", PRIMARY_ARMS).items():
                 inputs[f"{place}/evaluate/{arm}"] = StageInput(folder, "evaluate")
@@ -110,7 +110,7 @@ def run_experiment(
     figures = FigureWriter(out / "figures")
     page = make_page(settings, found, figures)
     write_text(out / "report.html", render(page))
-    for name in ("cells", "layers", "mining", "doses"):
+    for name in ("cells", "layers", "ablations", "mining", "doses"):
         table = pa.Table.from_pandas(getattr(found, name), preserve_index=False)
         write_table(out / f"{name}.parquet", table)
     rows = [one.record() for one in found.effects]
@@ -174,6 +174,7 @@ def compute(
         verdict=verdict,
         conclusion=conclusion,
         doses=_dose_table(settings, doses),
+        ablations=read_ablations(folders("intervene"), folders("trace")),
         layers=layers.merge(read_aucs(folders("attribute")), on=["arm", "seed"]),
         mining=pd.concat(
             [

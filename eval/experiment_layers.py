@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
+from eval.ablation import CLEAN, CONDITIONS
 from mining.common.files import read_json
 
 KEYS = ["concept", "source_lang", "target_lang"]
@@ -29,7 +30,8 @@ def read_layers(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
         layers = pq.read_table(
             folder / "layers.parquet", columns=[*KEYS, "layer", "p_pivot", "p_target"]
         ).to_pandas()
-        layers = layers[layers["layer"] > 0]  # the embeddings never vote
+        # The embeddings never vote; an item without pivots has no p_pivot, but idxmax wants one.
+        layers = layers[layers["layer"] > 0].fillna({"p_pivot": -1.0})
         peaks = layers.groupby(KEYS)[["p_pivot", "p_target"]].idxmax()
         depth = pd.DataFrame(
             {name: layers.loc[peaks[name], "layer"].to_numpy() for name in peaks}, index=peaks.index
@@ -52,6 +54,32 @@ def read_layers(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
         found.insert(0, "arm", arm)
         found.insert(1, "seed", seed)
         frames.append(found.rename(columns={"group": "cell"}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def read_ablations(
+    folders: Mapping[tuple[str, int], Path], traces: Mapping[tuple[str, int], Path]
+) -> pd.DataFrame:
+    """What removing directions does to the right answer, by planted cell, from `intervene` folders.
+
+    Columns: arm, seed, cell, n, and for each condition (eval.ablation) `drop_CONDITION`: the share
+    of the mean P(answer) that is lost. Over the items that have every condition. `traces` are the
+    `trace` folders of the same keys, which name the cells.
+    """
+    frames: list[pd.DataFrame] = []
+    for key, folder in folders.items():
+        columns = [*KEYS, "condition", "p_answer"]
+        rows = pq.read_table(folder / "ablation.parquet", columns=columns).to_pandas()
+        groups = pq.read_table(traces[key] / "items.parquet", columns=[*KEYS, "group"]).to_pandas()
+        wide = rows.pivot(index=KEYS, columns="condition", values="p_answer")
+        wide = wide.reindex(columns=[CLEAN, *CONDITIONS]).dropna().reset_index()
+        wide = wide.merge(groups, on=KEYS, validate="one_to_one")
+        means = wide.groupby("group")[[CLEAN, *CONDITIONS]].mean()
+        found = pd.DataFrame({"arm": key[0], "seed": key[1], "cell": means.index})
+        found["n"] = wide.groupby("group").size().to_numpy()
+        for condition in CONDITIONS:
+            found[f"drop_{condition}"] = (1 - means[condition] / means[CLEAN]).to_numpy()
+        frames.append(found)
     return pd.concat(frames, ignore_index=True)
 
 

@@ -7,16 +7,18 @@ finished is not done again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from launch.config import RunConfig, parse_config, save_config
-from mining.common.errors import SettingsError
-from mining.common.logs import progress, setup_logging
+from mining.common.errors import PivotsError, SettingsError, TaskError
+from mining.common.logs import log, progress, setup_logging
 from mining.mix_settings import Arm
 
 USAGE = """\
@@ -26,7 +28,7 @@ The controlled world: does a mix rich in pivots raise word translation at equal 
 the pivots' tie between the languages that does it? Generates a world for each seed, mines it,
 trains the arms (random, pivot, low-pivot, oracle, broken-pivot), and compares them over the seeds.
 Ends with the conclusion and the path of a page. Stop it whenever you like: the same command goes
-on from there.
+on from there. Other arms are other mixes, so that all models are trained again.
 
   --config FILE        configs/experiment/world.yaml is what the page is about; further settings
                        as for `pivots run` (--world.hubs_per_topic 3, --mix.budget_tokens ...)
@@ -53,6 +55,10 @@ def experiment(arguments: Sequence[str]) -> int:
         )
     out = Path(config.out)
     save_config(config, out / "config.yaml")
+    if not any(argument.startswith("--config") for argument in arguments):
+        raise SettingsError(
+            "experiment: found no world; give --config configs/experiment/world.yaml"
+        )
     doses = {
         (key, value): dose_config(config, key, value)
         for key, values in config.experiment.vary.items()
@@ -68,7 +74,10 @@ def experiment(arguments: Sequence[str]) -> int:
 
     conclusion = run_experiment(
         config.experiment, out / "experiment", runs(config), config.mix.arms,
-        {key: runs(one) for key, one in doses.items()},
+        {
+            **{(key, value_of(config, key)): runs(config) for key in config.experiment.vary},
+            **{key: runs(one) for key, one in doses.items()},
+        },
     )  # fmt: skip
     print(conclusion)
     print(f"report: {(out / 'experiment' / 'report.html').resolve()}")
@@ -81,10 +90,17 @@ def dose_config(config: RunConfig, key: str, value: float) -> RunConfig:
     Raises SettingsError where `key` names no setting, or one of the wrong type.
     """
     whole: float = int(value) if float(value).is_integer() else value
-    folder = Path(config.out) / "vary" / key / f"{value:g}"
+    if key.split(".")[0] in ("seed", "engine", "experiment", "report"):
+        raise SettingsError(f"experiment.vary: '{key}' changes no seed's run, so it has no doses")
+    folder = Path(config.out) / "vary" / key / str(whole)
     changed: RunConfig = _changed(config, key.split("."), key, whole)
     arms = dataclasses.replace(changed.mix, arms=PRIMARY_ARMS)
     return dataclasses.replace(changed, out=str(folder), mix=arms)
+
+
+def value_of(config: RunConfig, key: str) -> float:
+    """The value of a setting by its dotted name."""
+    return float(functools.reduce(getattr, key.split("."), config))  # type: ignore[arg-type]
 
 
 def _changed(settings: Any, path: Sequence[str], key: str, value: float) -> Any:
@@ -94,6 +110,8 @@ def _changed(settings: Any, path: Sequence[str], key: str, value: float) -> Any:
         raise SettingsError(f"experiment.vary: found '{key}', expected the name of a setting")
     if len(path) > 1:
         return dataclasses.replace(settings, **{path[0]: _changed(inner, path[1:], key, value)})
+    if inner is None:
+        raise SettingsError(f"experiment.vary: '{key}' is null; set it in the config to vary it")
     if isinstance(inner, bool) or not isinstance(inner, (int, float)):
         raise SettingsError(f"experiment.vary: '{key}' is no number, so it has no doses")
     if isinstance(inner, int) and not isinstance(value, int):
@@ -121,12 +139,22 @@ def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
         ProcessPoolExecutor(min(workers, len(configs)), mp_context=context) as pool,
         progress("experiment", len(configs), "seeds") as ticker,
     ):
-        left: set[Future[None]] = {pool.submit(run_seed, config) for config in configs}
+        folder_of = {pool.submit(run_seed, config): config.out for config in configs}
+        left: set[Future[None]] = set(folder_of)
         try:
             while left:
                 done, left = wait(left, return_when=FIRST_COMPLETED)
                 for one in done:
-                    one.result()
+                    try:
+                        one.result()
+                    except BrokenProcessPool:
+                        raise TaskError(
+                            "experiment: a seed's process was killed (out of memory?); the same "
+                            "command goes on from there, with fewer engine.workers where it must"
+                        ) from None
+                    except PivotsError:
+                        log.error("experiment: %s failed, see run.log there", folder_of[one])
+                        raise
                     ticker.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

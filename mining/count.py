@@ -25,7 +25,15 @@ from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json, write_json
 from mining.common.logs import log
 from mining.common.shards import common_info, list_shards, write_table
-from mining.common.stage import FilesInput, Input, StageInput, begin, require_same, settings_dict
+from mining.common.stage import (
+    FilesInput,
+    Input,
+    StageInput,
+    begin,
+    read_manifest,
+    require_same,
+    settings_dict,
+)
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.contexts import Source, read_contexts
 from mining.count_cost import SAMPLE_TOKENS, Estimate, describe, estimate
@@ -69,19 +77,23 @@ def run_count(
     }
     if settings.vocabulary is not None:
         inputs["vocabulary"] = FilesInput.folder(Path(settings.vocabulary))
+    # First, as `begin` clears the folder of a run with other settings: these may be impossible.
+    given = _open(settings, tokens, tokenizer)
+    memory = given.memory(settings)
     run = begin("count", out, settings_dict(settings), inputs)
     if run is None:
         return
-    given = _open(settings, tokens, tokenizer)
     shards, source, window = given.shards, given.source, given.window
     folder = shards[0].parent
-    memory = given.memory(settings)
     expected = None
-    started = time.perf_counter()
     sample = min(SAMPLE_TOKENS, sum(count_tokens(shards)) // SAMPLE_SHARE)
     if settings.context != "window" and sample >= MIN_SAMPLE_TOKENS:
-        expected = given.estimate(settings, engine, sample)
-        log.info("count: expected to take %.3g s", expected.seconds)
+        try:
+            expected = given.estimate(settings, engine, sample)
+            log.info("count: expected to take %.3g s", expected.seconds)
+        except InputError as error:  # other documents may hold what the sample lacks
+            log.info("count: no estimate (%s)", error)
+    started = time.perf_counter()
     n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
 
     frequencies = run.work / f"frequencies-{n_tasks}"
@@ -99,7 +111,8 @@ def run_count(
     item_of[ids] = np.arange(len(ids), dtype=np.int32)
     numbering = run.work / "item_of.npy"
     save_array(numbering, item_of)
-    partial = run.work / f"pairs-{n_tasks}"
+    # Blocks of a run with another memory limit would not keep to this one's.
+    partial = run.work / f"pairs-{n_tasks}-{memory.block_postings}"
     mapped: dict[str, Any] = {
         "source": source, "item_of": numbering, "n_items": len(ids), "folder": partial
     }  # fmt: skip
@@ -123,7 +136,9 @@ def run_count(
     else:
         run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
         run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
-    written = sorted((out / "pairs").glob("*.parquet"))
+    written = [out / "pairs" / f"{band:05d}.parquet" for band in range(len(bands(len(ids))))]
+    for path in set((out / "pairs").glob("*.parquet")) - set(written):
+        path.unlink()  # of a killed run with other settings, whose tasks outlived it
     n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
     total = sum(documents.values())
     log.info("count: %d documents, %d items, %d pairs", total, len(ids), n_pairs)
@@ -191,12 +206,14 @@ class _Given:
     window: Window
     excluded: npt.NDArray[np.bool_]
     n_wanted: int
+    n_languages: int
 
     def memory(self, settings: CountSettings) -> MemoryPlan:
         """How the work is divided to stay below the limit, if there is one."""
-        limit = None if settings.memory_limit is None else parse_bytes(settings.memory_limit)
+        heeded = settings.memory_limit is not None and settings.context != "window"
+        limit = parse_bytes(settings.memory_limit) if heeded else None  # type: ignore[arg-type]
         most = min(self.n_wanted, int(np.count_nonzero(~self.excluded)))
-        return plan_memory(limit, max(2, most), self.source.n_ids, self.shards)
+        return plan_memory(limit, max(2, most), self.source.n_ids, self.shards, self.n_languages)
 
     def estimate(self, settings: CountSettings, engine: EngineSettings, sample: int) -> Estimate:
         """What the run is expected to take, from a sample of so many tokens."""
@@ -205,6 +222,7 @@ class _Given:
 
 
 def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:
+    by_lang = read_manifest(tokens, "tokenize").counts["by_lang"]
     loaded = load_tokenizer(tokenizer)
     folder = tokens / ("words" if settings.unit == "word" else "tokens")
     if settings.unit == "word":
@@ -227,7 +245,9 @@ def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:
     if settings.vocabulary is not None:
         listed = read_item_list(Path(settings.vocabulary), vocabulary, excluded)
         excluded, n_wanted = ~listed, int(listed.sum())
-    return _Given(loaded, fingerprint, vocabulary, shards, source, window, excluded, n_wanted)
+    return _Given(
+        loaded, fingerprint, vocabulary, shards, source, window, excluded, n_wanted, len(by_lang)
+    )
 
 
 def _describe_context(settings: CountSettings, window: Window) -> dict[str, Any]:

@@ -99,12 +99,16 @@ class Estimate:
     work: Work
     rates: Rates
     workers: int
+    n_bands: int
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time; tasks share the work evenly."""
+        """Wall-clock time; tasks share the work evenly, but a band is one task's."""
         fixed = START_SECONDS + (POOL_SECONDS if self.workers > 1 else 0.0)
-        return fixed + sum(self.rates.seconds(self.work).values()) / self.workers
+        parts = self.rates.seconds(self.work)
+        banded = sum(parts[name] for name in ("rows", "cells", "transpose", "write"))
+        rest = sum(parts.values()) - banded
+        return fixed + rest / self.workers + banded / min(self.workers, self.n_bands)
 
     @property
     def index_bytes(self) -> float:
@@ -184,6 +188,7 @@ def estimate(
     """
     in_pieces = count_tokens(source.shards)
     n_tokens, n_pieces = sum(in_pieces), len(in_pieces)
+    _load_code(source, max(1, n_pieces))
     wanted = max(1, min(SAMPLE_PIECES, n_pieces * most // max(1, n_tokens)))
     step = max(1, n_pieces // wanted)
     start = time.perf_counter()
@@ -208,7 +213,10 @@ def estimate(
     ids = np.argsort(-allowed, kind="stable")[:n_items]
     ids = ids[allowed[ids] > 0]
     if len(ids) < 2:
-        raise InputError(f"{source.shards[0].parent}: found no two items in a sample of documents")
+        raise InputError(
+            f"{source.shards[0].parent}: found no two items in a sample of documents (see "
+            "count.sources and count.vocabulary)"
+        )
     item_of = np.full(source.n_ids, NOT_AN_ITEM, dtype=np.int32)
     item_of[ids] = np.arange(len(ids), dtype=np.int32)
 
@@ -249,7 +257,19 @@ def estimate(
             **kernel.rates,
         ),
         workers=workers,
+        n_bands=len(bands(max(len(ids), len(found)))),
     )
+
+
+def _load_code(source: Source, n_pieces: int) -> None:
+    """Run once what is to be measured: to compile or load it takes longer than a sample."""
+    next(read_contexts(source, 0, n_pieces), None)
+    tokens, offsets = np.arange(TILE, dtype=np.uint32), np.array([0, TILE])
+    found = np.zeros((1, TILE), dtype=np.uint64)
+    add_document_frequencies(tokens, offsets, np.zeros(1, dtype=np.int64), found)
+    item_of = np.arange(TILE, dtype=np.int32)
+    items, ends = unique_items(tokens, offsets, np.ones(1, dtype=np.bool_), item_of, TILE)
+    _measure_kernel([index_block(items, ends, TILE)], TILE)
 
 
 @dataclass(frozen=True)

@@ -40,15 +40,20 @@ class MemoryPlan:
     bytes: int
 
 
-def plan_memory(limit: int | None, n_items: int, n_ids: int, shards: Sequence[Path]) -> MemoryPlan:
+def plan_memory(
+    limit: int | None, n_items: int, n_ids: int, shards: Sequence[Path], n_languages: int
+) -> MemoryPlan:
     """Divide the work so that a task takes at most `limit` bytes; None stands for no limit.
 
     Raises SettingsError, naming the least that works, where the limit is below it.
     """
     pieces = count_tokens(shards)
     largest = max(pieces, default=0)
+    first_pass = _frequencies_bytes(largest, n_ids, n_languages)
     least = max(
-        _index_bytes(MIN_POSTINGS, largest, n_ids), _bands_bytes(1, MIN_POSTINGS + largest, n_items)
+        first_pass,
+        _index_bytes(MIN_POSTINGS, largest, n_ids),
+        _bands_bytes(1, MIN_POSTINGS + largest, n_items),
     )
     if limit is not None and limit < least:
         raise SettingsError(
@@ -67,12 +72,17 @@ def plan_memory(limit: int | None, n_items: int, n_ids: int, shards: Sequence[Pa
     fixed = _bands_bytes(0, block, n_items)
     at_a_time = bands_within(DEFAULT_BANDS_BYTES if limit is None else limit - fixed, n_items)
     taken = _index_bytes(postings, largest, n_ids), _bands_bytes(at_a_time, block, n_items)
-    return MemoryPlan(postings, at_a_time, max(taken))
+    return MemoryPlan(postings, at_a_time, max(first_pass, *taken))
 
 
 def bands_within(n_bytes: int, n_items: int) -> int:
     """How many bands can be counted at a time in arrays of `n_bytes`; at least one."""
     return max(1, min(len(bands(n_items)), n_bytes // (4 * band_cells(n_items))))
+
+
+def _frequencies_bytes(largest_piece: int, n_ids: int, n_languages: int) -> int:
+    """A task of the first pass: a piece, and counts by language, twice while one piece is added."""
+    return BASE_BYTES + TOKEN_BYTES * largest_piece + (16 * n_languages + 8) * n_ids
 
 
 def _index_bytes(postings: int, largest_piece: int, n_ids: int) -> int:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from mining.common.errors import InputError
 from mining.common.shards import list_shards, write_table
 from mining.common.stage import StageInput, begin, read_manifest, settings_dict
 from mining.common.tokenizer import load_tokenizer
@@ -67,6 +68,10 @@ def run_judge(
     loaded = load_tokenizer(tokenizer)
     planted = read_planted(world, loaded).mask(loaded.vocab_size)
     counts = read_manifest(count, "count").counts
+    if counts["unit"] != "token":
+        raise InputError(
+            f"{count}: counts words, expected tokens (count.unit), as pivots are tokens"
+        )
     items = read_items(count, counts["languages"], settings.language_share)
     sets = list(_sets(settings, items, count, counts["documents"], int(planted.sum())))
     masks = [_mask(items, chosen, loaded.vocab_size) for _, _, chosen in sets]

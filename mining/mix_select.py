@@ -69,8 +69,11 @@ def make_pool(documents: Documents, settings: MixSettings, seed: int) -> Pool:
     """Set the validation split and the documents that stand in every arm aside."""
     if unknown := sorted(set(settings.always_sources) - set(documents.sources)):
         raise SettingsError(f"mix.always_sources: no document has the source {', '.join(unknown)}")
-    in_validation = documents.group_hashes(seed) < np.uint64(settings.validation_share * 2.0**64)
     always = documents.of_sources(settings.always_sources)
+    groups = documents.group_hashes(seed)
+    in_validation = groups < np.uint64(settings.validation_share * 2.0**64)
+    # A group that stands in every arm is no validation.
+    in_validation &= ~np.isin(groups, groups[always])
     drawable = ~in_validation & ~always & (documents.n_tokens >= settings.min_document_tokens)
     if not drawable.any():
         raise InputError(

@@ -180,6 +180,7 @@ def band_counts(
             read = block.read(n_items, borders[min(group)][0])
             for counter in counters:
                 counter.add(read)
+            del read  # or it would be held beside the next one
         for band, counter in zip(group, counters, strict=True):
             yield band, counter.counts(memory[-1])
 

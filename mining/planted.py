@@ -48,17 +48,21 @@ class Planted:
     def broken(self, vocab_size: int, seed: int) -> dict[str, npt.NDArray[np.uint32]]:
         """Language -> the id that stands for each id in the broken arm, uint32 [vocab_size].
 
-        Pivots of a topic change places among themselves, each language by a draw of its own; no
-        other id changes.
+        Pivots of a topic change places among themselves, by a drawn cycle that is turned once more
+        for each language: no two languages agree on any pivot, and the first keeps its own. No
+        other id changes. Raises InputError where a topic has fewer pivots than there are languages.
         """
-        found = {}
-        for lang in self.languages:
-            new = np.arange(vocab_size, dtype=np.uint32)
-            for topic in sorted(set(self.topic)):
-                here = self.ids[[name == topic for name in self.topic]]
-                rng = generator(seed, "mix", "broken", lang, topic)
-                new[here] = rng.permutation(here).astype(np.uint32)
-            found[lang] = new
+        found = {lang: np.arange(vocab_size, dtype=np.uint32) for lang in self.languages}
+        for topic in sorted(set(self.topic)):
+            here = self.ids[[name == topic for name in self.topic]]
+            if len(here) < len(self.languages):
+                raise InputError(
+                    f"the arm broken-pivot needs {len(self.languages)} pivots in each topic, one a "
+                    f"language, and {topic} has {len(here)}; raise world.pivots"
+                )
+            order = generator(seed, "mix", "broken", topic).permutation(here)
+            for shift, new in enumerate(found.values()):
+                new[order] = np.roll(order, shift)
         return found
 
 
@@ -152,7 +156,8 @@ def write_broken(
         start = 0
         for lang, fixed, end in zip(langs, always.tolist(), ends.tolist(), strict=True):
             ids = tokens[start : end - 1].astype(np.uint32)
-            yield ids if fixed else maps[lang][ids]
+            # Documents of several languages hold no pivots.
+            yield ids if fixed or lang not in maps else maps[lang][ids]
             start = end
 
     path = mix / "broken-pivot" / "tokens.ds"

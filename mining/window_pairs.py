@@ -104,14 +104,16 @@ def merge_window_pairs(
 ) -> None:
     """Merge task: add up every world-th band of rows over all blocks, and write it as Parquet."""
     blocks = [
-        Rows(*(map_array(_path(partial, part, block, name)) for name in Rows._fields))
+        (part, block)
         for part in range(n_parts)
         for block in range(read_json(partial / f"blocks-{part:05d}.json"))
     ]
     for band, (first, last) in list(enumerate(bands(n_items)))[rank::world]:
         left = 0 if directed else first  # undirected pairs have i <= j
         total = np.zeros((last - first, n_items - left), dtype=np.uint64)
-        for block in blocks:
+        for place in blocks:
+            # Mapped anew for each band: a mapped file counts as an open one.
+            block = Rows(*(map_array(_path(partial, *place, name)) for name in Rows._fields))
             ends = block.offsets[first : last + 1]
             i = np.repeat(np.arange(last - first), np.diff(ends))
             j = block.right[ends[0] : ends[-1]].astype(np.int64) - left

@@ -243,10 +243,14 @@ def _by_rank(
 def _break(
     pivots: npt.NDArray[np.int64], topic: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> None:
-    for lang, of_topic in itertools.product(range(len(pivots)), range(int(topic.max()) + 1)):
-        where = np.flatnonzero((topic == of_topic) & (pivots[lang, :, 0] >= 0))
-        ids, place = np.unique(pivots[lang, where], return_inverse=True)
-        pivots[lang, where] = rng.permutation(ids)[place].reshape(len(where), -1)
+    """Turn the pivots of each topic in a drawn cycle, once more for each language."""
+    for of_topic in range(int(topic.max()) + 1):
+        where = np.flatnonzero((topic == of_topic) & (pivots[0, :, 0] >= 0))
+        ids, place = np.unique(pivots[0, where], return_inverse=True)
+        order, new = rng.permutation(len(ids)), np.empty_like(ids)
+        for lang in range(len(pivots)):
+            new[order] = np.roll(ids[order], lang)
+            pivots[lang, where] = new[place].reshape(len(where), -1)
 
 
 def _pair_counts(

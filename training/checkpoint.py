@@ -76,6 +76,10 @@ def save_checkpoint(
         remove_tree(final)
         aside.rename(final)
         _sync(folder)
+        for other in _folders(folder):
+            if other.name > final.name:
+                # Passed over when this training resumed: it must not push out valid ones.
+                remove_tree(other)
         prune(folder, keep, keep_every)
     _gather(holding, None)
     return final
@@ -233,7 +237,10 @@ def _read_checked(path: Path) -> TrainerState:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise InputError("its manifest is of another format")
-    for name, entry in manifest["files"].items():
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or any(set(e) != {"bytes", "sha256"} for e in listed.values()):
+        raise InputError("its manifest has other keys than this version writes")
+    for name, entry in listed.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             raise InputError(f"{name} is missing or torn")

@@ -1,7 +1,7 @@
 """accelerate's view of the processes, for every way of sharing the work among them.
 
 `train.parallel` decides what is shared, the launcher only starts the processes: the same command
-works under `torchrun`, `accelerate launch` and Slurm.
+works under `torchrun` and `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import socket
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from mining.common.errors import MissingDependencyError, SettingsError
 from mining.common.files import read_json
 from mining.common.logs import log
 from training.settings import TrainSettings
+
+# The first process hashes, scores and exports while the others wait: longer than the ten minutes
+# after which NCCL takes a process for lost. train.stuck_after_seconds watches instead.
+TIMEOUT = timedelta(days=7)
 
 # What accelerate's own configuration would set, and what a DeepSpeed file may not say.
 LAUNCHER_FLAGS = {
@@ -62,19 +67,20 @@ def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
                 "without it, such as configs/accelerate/one-node.yaml"
             )
     import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     # accelerate and DeepSpeed call torch by names that it is about to change.
     for module in ("accelerate", "torch"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     kind = sharing(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    patient = InitProcessGroupKwargs(timeout=TIMEOUT)
     if kind == "fsdp":
-        return _start_fsdp(cpu)
+        return _start_fsdp(cpu, patient)
     if kind.startswith("zero"):
-        return _start_deepspeed(settings, cpu, pieces)
+        return _start_deepspeed(settings, cpu, pieces, patient)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp])
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp, patient])
 
 
 def stop_accelerator(accelerator: Any) -> None:
@@ -89,14 +95,16 @@ def stop_accelerator(accelerator: Any) -> None:
         os.environ.pop(flag, None)
 
 
-def _start_fsdp(cpu: bool) -> Any:
+def _start_fsdp(cpu: bool, patient: Any) -> Any:
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
     )
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", fsdp_plugin=plugin)
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision="no", fsdp_plugin=plugin, kwargs_handlers=[patient]
+    )
     if cpu:
         # accelerate takes FSDP for GPUs only, but what it then does works on a CPU as well.
         accelerator.state.distributed_type = DistributedType.FSDP
@@ -104,7 +112,7 @@ def _start_fsdp(cpu: bool) -> Any:
     return accelerator
 
 
-def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
+def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int, patient: Any) -> Any:
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
             f"train.parallel {settings.parallel} needs DeepSpeed: pip install "
@@ -128,7 +136,7 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
         # It would be compiled for a minute, and makes only reductions inside one machine faster.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # Before the Accelerator, which would look for GPUs: that one takes what it finds.
-        PartialState(cpu=True)
+        PartialState(cpu=True, timeout=TIMEOUT)
     world = int(os.environ["WORLD_SIZE"])
     micro = settings.global_batch_sequences // (world * pieces)
     config |= {
@@ -142,8 +150,9 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int) -> Any:
     }
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
     accelerator = Accelerator(
-        mixed_precision="no", deepspeed_plugin=plugin, gradient_accumulation_steps=pieces
-    )
+        mixed_precision="no", deepspeed_plugin=plugin, gradient_accumulation_steps=pieces,
+        kwargs_handlers=[patient],
+    )  # fmt: skip
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     # Else transformers builds and loads models in shards by itself, before DeepSpeed knows the

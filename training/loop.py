@@ -105,7 +105,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
 
     def run_validation(step: int) -> None:
         length = settings.sequence_length
-        for record in validate(accelerator, parallel.module, job.validation, length, micro):
+        for record in validate(
+            accelerator, parallel.module, job.validation, length, micro, dog.beat
+        ):
             if not math.isfinite(record["loss"]):
                 raise DivergedError(
                     f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
@@ -171,8 +173,12 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             is_last = done == job.n_steps
             line_due = done % settings.log_every == 0 or is_last
             checkpoint_due = done % settings.checkpoint_every == 0 or is_last
+            validation_due = settings.validate_every and done % settings.validate_every == 0
+            score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
+            snapshot_due = done in settings.snapshots
+            uses_weights = checkpoint_due or validation_due or score_due or snapshot_due
             stopping = stop.is_set() if world == 1 else line_due and _agree(accelerator, stop)
-            if line_due or checkpoint_due or stopping:
+            if line_due or uses_weights or stopping:
                 # The only points that wait for the device.
                 pending = _settle(accelerator, pending)
                 pending = _save_nonfinite(job, recorder, pending, done)
@@ -186,15 +192,12 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
                 shown = f"loss {pending[-1][0]:.3f} " if pending[-1] else ""
                 ticker.note(f"{shown}{speed['tokens_per_second']:,.0f} tokens/s")
                 pending = []
-            validation_due = settings.validate_every and done % settings.validate_every == 0
             if validation_due or is_last:
                 run_validation(done)
                 dog.beat(f"the validation after step {done}")
-            score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
             if score_due:
                 run_score(done)
                 dog.beat(f"the score after step {done}")
-            snapshot_due = done in settings.snapshots
             if snapshot_due:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
                 # never be made.
@@ -209,7 +212,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "
                     "a checkpoint is saved, and the same command continues"
                 )
-            if validation_due or score_due or checkpoint_due or snapshot_due:
+            if uses_weights:
                 clock.start(done)
     return parallel.weights()
 

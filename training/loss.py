@@ -37,10 +37,15 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, rows: int, dtype: torch.dtype
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        rows: int,
+        dtype: torch.dtype,
+        needs_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
         n = labels.numel()
-        needs_gradients = any(ctx.needs_input_grad[:2])
         head, x = weight.detach().to(dtype), hidden.detach().to(dtype)
         hidden_gradient = torch.empty_like(x) if needs_gradients else None
         weight_gradient = torch.zeros_like(weight) if needs_gradients else None
@@ -73,7 +78,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0]
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None
+        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None
 
 
 def head_loss(
@@ -90,7 +95,9 @@ def head_loss(
         largest = rows_per_piece(weight.shape[0], hidden.device.type)
         rows = -(-labels.numel() // -(-labels.numel() // largest))
     with torch.autocast(hidden.device.type, enabled=False):
-        found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden, weight, labels, rows, dtype)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _HeadLoss.apply(
+            hidden, weight, labels, rows, dtype, torch.is_grad_enabled()
+        )  # type: ignore[no-untyped-call]
     return found
 
 

@@ -175,7 +175,9 @@ class Plain:
         """See Parallel; on a GPU with room for the moments, which come with the first update."""
         try:
             gpu = tokens.device.type == "cuda"
-            moments = [torch.empty_like(flat(p)) for p in self._trained * 2 if gpu]
+            # A resumed training has its moments already.
+            new = [p for p in self._trained if p not in self.optimizer.state]
+            moments = [torch.empty_like(flat(p)) for p in new * 2 if gpu]
             with self.accumulating(last=False):
                 self.backward(self.module(tokens))
             del moments

@@ -246,7 +246,7 @@ class TrainSettings:
     document_borders: Literal["cross", "masked"] = "cross"
     global_batch_sequences: int = 8
     global_batch_tokens: int | None = None
-    micro_batch_sequences: int | None = None
+    micro_batch_sequences: int | None = engine_setting()
     duration: str = "1epoch"
     start_step: int = 0
     schedule_steps: int | None = None
@@ -263,14 +263,14 @@ class TrainSettings:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = engine_setting(False)
     on_nonfinite: Literal["stop", "skip"] = "stop"
     stuck_after_seconds: int | None = engine_setting(3600)
     parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = engine_setting("ddp")
     deepspeed: str | None = path_setting()
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    keep_every: int | None = None
+    checkpoint_every: int = engine_setting(500)
+    keep_checkpoints: int = engine_setting(2)
+    keep_every: int | None = engine_setting()
     snapshots: tuple[int, ...] = ()
     log_every: int = 10
     validate_every: int | None = 250

@@ -23,6 +23,7 @@ from mining.common.stage import (
     StageInput,
     StageRun,
     begin,
+    code_version,
     describe_differences,
     read_manifest,
     settings_dict,
@@ -88,8 +89,9 @@ def run_train(
             inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
         if score is not None and settings.score_every:
             inputs["task"] = FilesInput(score.files)
-        refuse_changed_data(out, inputs)
-        run = begin("train", out, {**settings_dict(settings), "arm": arm, "seed": seed}, inputs)
+        recorded = {**settings_dict(settings), "arm": arm, "seed": seed}
+        refuse_changes(out, recorded, inputs)
+        run = begin("train", out, recorded, inputs)
         if run is None and world_size == 1:
             return
 
@@ -129,22 +131,30 @@ def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input
     return inputs
 
 
-def refuse_changed_data(out: Path, inputs: dict[str, Input]) -> None:
-    """MismatchError where `out` holds checkpoints of a training on other data or another model.
+def refuse_changes(out: Path, settings: dict[str, Any], inputs: dict[str, Input]) -> None:
+    """MismatchError where `out` holds checkpoints of a training of other settings or inputs.
 
-    A stage whose inputs changed starts anew; a training may have taken weeks, so it says what
-    changed and touches nothing.
+    A stage whose settings or inputs changed starts anew; a training may have taken weeks, so it
+    says what changed and touches nothing.
     """
-    noted = out / WORK / IDENTITY
-    if not noted.is_file() or not any((out / CHECKPOINTS).glob("step-*")):
+    work = out / WORK
+    places = ((work / IDENTITY, work / RUN), (out / MANIFEST, out / RUN))
+    noted, noted_run = next((pair for pair in places if pair[0].is_file()), (None, out / RUN))
+    if noted is None or not any((out / CHECKPOINTS).glob("step-*")):
         return
-    before = read_json(noted)["inputs"]
-    places = read_json(out / WORK / RUN).get("inputs", {}) if (out / WORK / RUN).is_file() else {}
-    now = {name: item.identity(before.get(name), places.get(name)) for name, item in inputs.items()}
+    found = read_json(noted)
+    before = {key: found[key] for key in ("code_version", "settings", "inputs")}
+    seen = read_json(noted_run).get("inputs", {}) if noted_run.is_file() else {}
+    old = before["inputs"]
+    now = {
+        "code_version": code_version(),
+        "settings": json.loads(json.dumps(settings)),
+        "inputs": {k: item.identity(old.get(k), seen.get(k)) for k, item in inputs.items()},
+    }
     if differences := describe_differences(before, now):
         raise MismatchError(
-            f"{out}: its checkpoints were trained on other inputs ({'; '.join(differences)}); "
-            "bring them back to continue, or remove the folder to start anew"
+            f"{out}: holds checkpoints of another training ({'; '.join(differences)}); "
+            "bring that back to continue, or remove the folder to start anew"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,13 @@ def validate(
     sets: Sequence[ValidationSet],
     length: int,
     batch: int,
+    beat: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Per language: loss (nats per token) and bits_per_byte, over all its predicted tokens.
 
     bits_per_byte divides the nats of all predicted tokens, end-of-text ones included, by ln 2 and
     by the bytes of their text, so that it compares across tokenizers; absent without text. The
-    processes share the windows. Leaves the model in training mode.
+    processes share the windows; `beat` hears of each. Leaves the model in training mode.
     """
     loss_of.eval()
     sums = torch.zeros(len(sets), dtype=torch.float64, device=accelerator.device)
@@ -95,6 +96,7 @@ def validate(
                 n = piece.shape[0] * (piece.shape[1] - 1) if place < len(pieces) else 0
                 on_device = torch.from_numpy(piece).to(accelerator.device)
                 sums[row] += loss_of(on_device).double() * n
+                beat(f"validation on {item.lang}, window {first}")
     loss_of.train()
     results = []
     for item, nats in zip(sets, accelerator.reduce(sums, "sum").tolist(), strict=True):

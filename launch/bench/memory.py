@@ -59,7 +59,7 @@ def _compare(options: argparse.Namespace, root: Path) -> None:
             command = [sys.executable, "-m", "launch.bench.memory", "--one", *arguments]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             run = json.loads(done.stdout.splitlines()[-1])
-            formula = plan_memory(limit, n_items, options.ids, shards).bytes
+            formula = plan_memory(limit, n_items, options.ids, shards, 1).bytes
             digests.add(run.pop("digest"))
             runs.append({"items": n_items, "limit": limit, "formula": formula, **run})
             print(f"K = {n_items}, limit {name}: peak {run['peak'] / 1e6:.0f} MB, formula "
@@ -75,7 +75,7 @@ def _limit(name: str, n_items: int, n_ids: int, shards: list[Path]) -> int | Non
     if name != "least":
         return parse_bytes(name)
     try:
-        plan_memory(1, n_items, n_ids, shards)
+        plan_memory(1, n_items, n_ids, shards, 1)
     except SettingsError as error:
         return int(str(error).split("at least ")[1].split()[0])
     raise AssertionError("one byte is enough")

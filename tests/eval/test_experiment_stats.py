@@ -63,7 +63,7 @@ def test_one_seed_has_no_interval() -> None:
 
 @pytest.mark.parametrize("d", [0.5, 1.0, 2.0])
 def test_seeds_needed_reach_the_power_and_one_fewer_does_not(d: float) -> None:
-    needed = seeds_needed(d, 0.8)
+    needed = seeds_needed(d, 0.8, 0.05)
     assert needed is not None
     rng = np.random.default_rng(1)
 
@@ -77,9 +77,9 @@ def test_seeds_needed_reach_the_power_and_one_fewer_does_not(d: float) -> None:
 
 
 def test_seeds_needed_without_an_effect() -> None:
-    assert seeds_needed(0.0, 0.8) is None
-    assert seeds_needed(math.nan, 0.8) is None
-    assert seeds_needed(0.01, 0.8) is None
+    assert seeds_needed(0.0, 0.8, 0.05) is None
+    assert seeds_needed(math.nan, 0.8, 0.05) is None
+    assert seeds_needed(0.01, 0.8, 0.05) is None
 
 
 def made(arm: str, reference: str, gaps: list[float]) -> Effect:
@@ -100,7 +100,7 @@ DOWN = [-value for value in UP]
     [
         (UP, UP, "better", "the tie does the work"),
         (UP, FLAT, "open", "that the tie does the work is not shown"),
-        (UP, None, "better", "no control with broken pivots was run"),
+        (UP, None, "open", "no control with broken pivots was run"),
         (FLAT, FLAT, "open", "No effect shown"),
         (DOWN, FLAT, "worse", "The reverse of the claim"),
         ([0.3], [0.3], "open", "One seed shows nothing yet"),
@@ -121,3 +121,17 @@ def test_a_gain_without_pivots_is_said() -> None:
     assert "words without pivots gain too" in text
     _, text = conclude(up, made("pivot", "broken-pivot", UP), made("pivot", "random", FLAT))
     assert "words without pivots" not in text
+
+
+def test_rounding_is_no_effect() -> None:
+    table = cells({("pivot", "p1c0"): [0.4] * 3, ("random", "p1c0"): [0.4] * 3})
+    table.loc[table["arm"] == "random", "accuracy"] = [0.1, 0.7] * 3
+    found = effect(table, "pivot", "random", "p1c0", "accuracy", 0.95, 0.8)
+    assert (found.estimate.mean, found.estimate.sd) == (0.0, 0.0)
+    assert found.verdict() == "open"
+    assert math.isnan(found.d)
+
+
+@pytest.mark.parametrize("d", [30.0, 40.0, 50.0])
+def test_very_large_effects_take_few_seeds(d: float) -> None:
+    assert seeds_needed(d, 0.8, 0.05) in (2, 3)

@@ -18,6 +18,7 @@ from mining.planted import read_planted
 
 pytestmark = pytest.mark.slow
 
+WORLD = Path(__file__).parents[2] / "configs" / "experiment" / "world.yaml"
 ARMS = ["random", "pivot", "low-pivot", "oracle", "broken-pivot"]
 
 
@@ -78,7 +79,9 @@ def test_page_tables_and_conclusion(root: Path, capsys: pytest.CaptureFixture[st
     assert row["difference"] == pytest.approx(means["pivot"] - means["random"])
     doses = pd.read_parquet(folder / "doses.parquet")
     assert set(doses["reference"]) == {"random", "broken-pivot"}
-    assert set(doses["value"]) == {2.0}
+    assert set(doses["value"]) == {1.0, 2.0}
+    ablations = pd.read_parquet(folder / "ablations.parquet")
+    assert set(ablations["arm"]) == set(ARMS)
     mining = pd.read_parquet(folder / "mining.parquet")
     assert mining["oracle_overlap"].between(0, 1).all()
     for name in ("cells", "effects", "seeds", "dose-world.concepts_per_pivot"):
@@ -123,6 +126,8 @@ def test_the_broken_arm_breaks_the_ties_and_nothing_else(root: Path) -> None:
             n_changed += a != b
     assert n_changed > 0
     # One permutation a language, another one in each.
+    assert all(old == min(new) for old, new in maps["la"].items())
+    assert all(old != min(new) for old, new in maps["lb"].items())
     for one in maps.values():
         assert all(len(found) == 1 for found in one.values())
         assert max(Counter(min(found) for found in one.values()).values()) == 1
@@ -144,12 +149,15 @@ def test_the_oracle_is_richest_in_what_was_planted(root: Path) -> None:
         ('{"world": [1]}', "expected the name of a setting"),
         ('{"tokenizer.model_type": [1]}', "is no number"),
         ('{"world.topics": [1.5]}', "expected a whole number"),
+        ('{"mix.top_share": [0.5]}', "is null"),
+        ('{"seed": [1]}', "changes no seed's run"),
     ],
 )
 def test_what_cannot_be_varied_is_named(
     vary: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["experiment", "world", "--out", str(tmp_path), "--experiment.vary", vary]
+    command = ["experiment", "world", "--config", str(WORLD), "--out", str(tmp_path)]
+    command += ["--experiment.vary", vary]
     assert main(command) == 2
     assert message in capsys.readouterr().err
 

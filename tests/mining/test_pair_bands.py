@@ -134,9 +134,9 @@ def test_memory_limit_changes_no_byte(tmp_path: Path) -> None:
         )  # fmt: skip
     least = int(str(error.value).split("at least ")[1].split()[0])
     shards = list_shards(tokens / "tokens")
-    assert plan_memory(least, 1300, 1502, shards).bytes <= least
+    assert plan_memory(least, 1300, 1502, shards, 1).bytes <= least
     with pytest.raises(SettingsError):
-        plan_memory(least - 1, 1300, 1502, shards)
+        plan_memory(least - 1, 1300, 1502, shards, 1)
 
 
 @pytest.mark.parametrize("n_items", [2, 8192, 32_768, 131_072])
@@ -145,7 +145,7 @@ def test_a_task_stays_below_its_limit(tmp_path: Path, n_items: int) -> None:
     shards = list_shards(
         make_shards(tmp_path / "tokens", random_documents(9, 22), tokenizer, 1) / "tokens"
     )
-    plans = [plan_memory(limit, n_items, 1 << 18, shards) for limit in (2 << 30, 8 << 30)]
+    plans = [plan_memory(limit, n_items, 1 << 18, shards, 1) for limit in (2 << 30, 8 << 30)]
     assert plans[0].bytes <= 2 << 30
     assert plans[1].bytes <= 8 << 30
     assert plans[0].bands_at_a_time <= plans[1].bands_at_a_time
