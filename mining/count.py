@@ -222,7 +222,7 @@ class _Given:
 
 
 def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:
-    by_lang = read_manifest(tokens, "tokenize").counts["by_lang"]
+    n_languages = len(read_manifest(tokens, "tokenize").counts.get("by_lang", ())) or 1
     loaded = load_tokenizer(tokenizer)
     folder = tokens / ("words" if settings.unit == "word" else "tokens")
     if settings.unit == "word":
@@ -246,7 +246,7 @@ def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:
         listed = read_item_list(Path(settings.vocabulary), vocabulary, excluded)
         excluded, n_wanted = ~listed, int(listed.sum())
     return _Given(
-        loaded, fingerprint, vocabulary, shards, source, window, excluded, n_wanted, len(by_lang)
+        loaded, fingerprint, vocabulary, shards, source, window, excluded, n_wanted, n_languages
     )
 
 
