@@ -19,7 +19,7 @@ import scipy.sparse
 
 from launch.bench.documents import Documents, draw_documents, head
 from launch.bench.timing import medians, report
-from mining.engine_settings import EngineSettings
+from mining.engine_settings import EngineSettings, SparkSettings
 from mining.kernels.cooccurrence import (
     Block,
     band_cells,
@@ -157,7 +157,9 @@ def _joins(
         from launch.bench.self_joins import spark_self_join
         from mining.spark_session import spark_session
 
-        session = spark_session(EngineSettings("spark", workers=1))
+        # In its default of 1 GB the join runs out of memory.
+        conf = {"spark.driver.memory": "8g"}
+        session = spark_session(EngineSettings("spark", workers=1, spark=SparkSettings(conf=conf)))
         found["spark"] = functools.partial(spark_self_join, session=session)
     return found
 

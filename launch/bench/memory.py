@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from launch.bench.documents import write_shards, write_tokenizer
-from launch.bench.timing import report
+from launch.bench.timing import memory_status, report
 from mining.byte_sizes import parse_bytes
 from mining.common.errors import SettingsError
 from mining.common.shards import list_shards
@@ -92,7 +91,7 @@ def _count(n_items: str, limit: str, out: str, tokens: str, tokenizer: str) -> N
     digest = hashlib.sha256()
     for path in sorted((target / "pairs").iterdir()):
         digest.update(path.read_bytes())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory_status("VmHWM") * 1024
     print(json.dumps({"peak": peak, "digest": digest.hexdigest()}))
 
 

@@ -36,7 +36,7 @@ from eval.prompts import Encoded
 from eval.questions import Question, make_questions
 from eval.scoring import Scorer
 from eval.settings import EvaluateSettings
-from launch.bench.timing import medians, report
+from launch.bench.timing import medians, memory_status, report
 from launch.pipeline import DEFAULT_TASK, find_task
 from mining.common.task import Task, read_task
 from mining.common.tokenizer import Tokenizer, load_tokenizer
@@ -143,14 +143,9 @@ def with_peak(way: Way) -> tuple[npt.NDArray[np.float64], int]:
     """What a way finds, and how far resident memory rises while it runs, in MiB (Linux)."""
     # Sets the high-water mark back to what is resident now.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = memory_status("VmRSS")
     values = np.array(way())
-    return values, max(0, _status("VmHWM") - before) // 1024
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return values, max(0, memory_status("VmHWM") - before) // 1024
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -29,3 +30,12 @@ def report(name: str, ratio: float, target: float, **figures: Any) -> None:
     """Print a benchmark's last line; `ratio`: how many times faster ours is than the other way."""
     line = {"name": name, "ratio": round(ratio, 2), "target": target, "met": ratio >= target}
     print(json.dumps({**line, **figures}))
+
+
+def memory_status(name: str) -> int:
+    """A line of this process's status in KiB: VmRSS is resident now, VmHWM the most so far.
+
+    getrusage's maximum would begin with that of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
