@@ -16,7 +16,7 @@ from mining.pair_table import ROWS_PER_GROUP
 from mining.pieces import count_tokens
 
 # Python with numpy, numba, pyarrow and datatrove, and the compiled kernels.
-BASE_BYTES = 360 << 20
+BASE_BYTES = 380 << 20
 # A token of a piece: what Parquet decodes, Arrow's list, our copy and its different items.
 TOKEN_BYTES = 20
 # A posting while its block is put together: the items of its pieces, joined, and the index.

@@ -21,6 +21,8 @@ from mining.engine_settings import EngineSettings
 
 Task = Callable[[int, int], None]
 POLL_SECONDS = 0.5
+# What the workers run. Each step has workers of its own, which would import it all once more.
+STAGES = ["mining.count", "mining.score", "mining.tokenize", "mining.words"]
 
 
 @dataclass
@@ -97,10 +99,12 @@ def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: Engine
 
         run_spark_tasks(title, task, n_tasks, folder, engine)
         return
+    import multiprocess
     from datatrove.executor import LocalPipelineExecutor
     from loguru import logger
 
     logger.disable("datatrove")
+    multiprocess.set_forkserver_preload(["datatrove.executor", *STAGES])
     workers = max(1, min(engine.worker_count(), n_tasks))
     executor = LocalPipelineExecutor(
         pipeline=[_Step(task, os.getpid())], tasks=n_tasks, workers=workers, logging_dir=str(folder)
