@@ -47,7 +47,7 @@ def _instruction(argument_types: tuple[Any, ...], emit: Emit) -> tuple[Any, Any]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: list[Any]) -> Any:
         emit(builder, arguments)
-        return context.get_dummy_value()  # how numba's code generators return None
+        return context.get_dummy_value()  # numba's value of its type `none`
 
     return types.void(*argument_types), generate
 
