@@ -227,6 +227,8 @@ def main() -> int:
     setup_logging()
     results: dict[str, dict[str, Digests]] = {}
     seconds = {}
+    if options.work is not None:
+        Path(options.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         corpus = CorpusSettings(path=options.corpus)
