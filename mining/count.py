@@ -9,6 +9,7 @@ is a sequence, "document" means a piece of one; pairs in windows are counted by 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ from mining.common.stage import (
 )
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.contexts import Source, read_contexts
-from mining.count_cost import SAMPLE_TOKENS, Estimate, describe, estimate
-from mining.count_memory import MemoryPlan, plan_memory
+from mining.count_cost import SAMPLE_TOKENS, Estimate, band_tasks, estimate
+from mining.count_memory import MemoryPlan, plan_memory, plan_windows
 from mining.engine_settings import EngineSettings
 from mining.items import (
     RARE_WORDS,
@@ -50,13 +51,13 @@ from mining.items import (
 )
 from mining.kernels.cooccurrence import NOT_AN_ITEM, add_document_frequencies, bands
 from mining.pair_bands import index_documents, write_bands
+from mining.peak_memory import peak_bytes, reset_peak
 from mining.pieces import count_pieces, count_tokens, save_array
 from mining.settings import CountSettings
 from mining.tasks import run_tasks
+from mining.window_cost import WindowEstimate, estimate_windows
 from mining.window_pairs import Window, check_overflow, count_window_pairs, merge_window_pairs
 
-# Bands are of unequal work and dealt out in turn: with some tasks a worker all end together.
-BAND_TASKS_PER_WORKER = 4
 MAX_MERGE_TASKS = 64  # of pairs in windows
 # A run measures itself on this share of its tokens, where that is a sample worth the name.
 SAMPLE_SHARE, MIN_SAMPLE_TOKENS = 50, 200_000
@@ -80,6 +81,7 @@ def run_count(
     # First, as `begin` clears the folder of a run with other settings: these may be impossible.
     given = _open(settings, tokens, tokenizer)
     memory = given.memory(settings)
+    _check_job(memory, engine)
     run = begin("count", out, settings_dict(settings), inputs)
     if run is None:
         return
@@ -87,18 +89,19 @@ def run_count(
     folder = shards[0].parent
     expected = None
     sample = min(SAMPLE_TOKENS, sum(count_tokens(shards)) // SAMPLE_SHARE)
-    if settings.context != "window" and sample >= MIN_SAMPLE_TOKENS:
+    if sample >= MIN_SAMPLE_TOKENS:
         try:
-            expected = given.estimate(settings, engine, sample)
+            expected = given.estimate(settings, memory, engine, sample)
             log.info("count: expected to take %.3g s", expected.seconds)
         except InputError as error:  # other documents may hold what the sample lacks
             log.info("count: no estimate (%s)", error)
     started = time.perf_counter()
+    reset_peak()
     n_tasks = max(1, min(settings.map_tasks or engine.worker_count(), count_pieces(shards)))
 
     frequencies = run.work / f"frequencies-{n_tasks}"
     task = functools.partial(_count_frequencies, source=source, folder=frequencies)
-    run_tasks("count: document frequencies", task, n_tasks, frequencies / "tasks", engine)
+    run_tasks("count: document frequencies", task, n_tasks, frequencies / "tasks", engine, True)
     documents, doc_freq = _merge_frequencies(frequencies, n_tasks)
     if not documents:
         raise InputError(f"{folder}: no document to count (count.sources {settings.sources})")
@@ -112,7 +115,7 @@ def run_count(
     numbering = run.work / "item_of.npy"
     save_array(numbering, item_of)
     # Blocks of a run with another memory limit would not keep to this one's.
-    partial = run.work / f"pairs-{n_tasks}-{memory.block_postings}"
+    partial = run.work / f"pairs-{n_tasks}-{memory.block_size}"
     mapped: dict[str, Any] = {
         "source": source, "item_of": numbering, "n_items": len(ids), "folder": partial
     }  # fmt: skip
@@ -120,13 +123,15 @@ def run_count(
         "partial": partial, "n_parts": n_tasks, "n_items": len(ids), "out": out / "pairs"
     }  # fmt: skip
     if settings.context == "window":
-        task = functools.partial(count_window_pairs, window=window, **mapped)
+        task = functools.partial(
+            count_window_pairs, window=window, block_tokens=memory.block_size, **mapped
+        )
         merge = functools.partial(merge_window_pairs, directed=window.directed, **merged)
         n_merge = min(MAX_MERGE_TASKS, len(bands(len(ids))))
     else:
-        task = functools.partial(index_documents, block_postings=memory.block_postings, **mapped)
+        task = functools.partial(index_documents, block_postings=memory.block_size, **mapped)
         merge = functools.partial(write_bands, bands_at_a_time=memory.bands_at_a_time, **merged)
-        n_merge = min(BAND_TASKS_PER_WORKER * engine.worker_count(), len(bands(len(ids))))
+        n_merge = band_tasks(engine.worker_count(), len(bands(len(ids))))
     if engine.kind == "spark" and settings.context != "window":
         from mining.spark_count import count_pairs_on_spark
 
@@ -134,20 +139,22 @@ def run_count(
             source, numbering, len(ids), n_tasks, memory, out / "pairs", run.work / "bands", engine
         )
     else:
-        run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine)
-        run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine)
+        run_tasks("count: pairs", task, n_tasks, partial / "tasks", engine, True)
+        run_tasks("count: bands", merge, n_merge, partial / f"merge-{n_merge}", engine, True)
     written = [out / "pairs" / f"{band:05d}.parquet" for band in range(len(bands(len(ids))))]
     for path in set((out / "pairs").glob("*.parquet")) - set(written):
         path.unlink()  # of a killed run with other settings, whose tasks outlived it
     n_pairs = sum(pq.read_metadata(path).num_rows for path in written)
     total = sum(documents.values())
     log.info("count: %d documents, %d items, %d pairs", total, len(ids), n_pairs)
-    noted = {}
+    noted: dict[str, Any] = {"count_seconds": time.perf_counter() - started}
+    noted["output_bytes"] = sum(path.stat().st_size for path in written)
+    if engine.kind == "local":  # other engines' tasks are not in this process
+        at_once = min(engine.worker_count(), max(n_tasks, n_merge))
+        noted |= {"memory_bytes": peak_bytes(), "expected_memory_bytes": memory.bytes_of(at_once)}
+    _log_costs(noted, expected)
     if expected is not None:
-        seconds = time.perf_counter() - started
-        log.info("count: took %.3g s, %.3g expected", seconds, expected.seconds)
-        noted = {"expected": describe(expected), "expected_memory_bytes": memory.bytes}
-        noted |= {"count_seconds": seconds}
+        noted["expected"] = _describe_estimate(expected)
     run.finish(
         {
             "documents": total,
@@ -166,32 +173,72 @@ def run_count(
 
 def estimate_count(
     settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
-) -> Estimate:
+) -> Estimate | WindowEstimate:
     """What `run_count` is expected to take; measured in some seconds."""
-    if settings.context == "window":
-        raise SettingsError("count.context: no estimate is known for window, only for the others")
     given = _open(settings, tokens, tokenizer)
-    return given.estimate(settings, engine, SAMPLE_TOKENS)
+    return given.estimate(settings, given.memory(settings), engine, SAMPLE_TOKENS)
 
 
 def plan_count(
     settings: CountSettings, tokens: Path, tokenizer: Path, engine: EngineSettings
 ) -> str:
     """The estimate in words, with the memory of a task; writes nothing."""
-    memory = _open(settings, tokens, tokenizer).memory(settings)
-    found = estimate_count(settings, tokens, tokenizer, engine)
-    work, parts = found.work, found.rates.seconds(found.work)
+    given = _open(settings, tokens, tokenizer)
+    memory = given.memory(settings)
+    _check_job(memory, engine)
+    found = given.estimate(settings, memory, engine, SAMPLE_TOKENS)
+    work, parts = found.work, found.core_seconds
     listed = ", ".join(f"{part} {seconds:.3g}" for part, seconds in parts.items())
     return "\n".join(
         [
-            f"{work.documents:.3g} documents, {work.tokens:.4g} tokens, {work.postings:.3g} "
-            f"different items of documents, {work.pairs:.3g} pairs (by a sample)",
+            f"{work.documents:.3g} documents, {work.tokens:.4g} tokens, {work.pairs:.3g} pairs (by "
+            "a sample)",
             f"time    {found.seconds:.3g} s with {found.workers} worker(s); core seconds: {listed}",
             f"memory  {format_bytes(memory.bytes)} a task, {found.workers} at a time",
             f"disk    {format_bytes(found.index_bytes)} while it runs",
             f"output  {format_bytes(found.output_bytes)}",
         ]
     )
+
+
+def _check_job(memory: MemoryPlan, engine: EngineSettings) -> None:
+    """Raise SettingsError where a Slurm job has less memory than a task may take."""
+    if engine.kind != "slurm":
+        return
+    slurm = engine.slurm
+    has = slurm.cpus_per_task * slurm.mem_per_cpu_gb << 30
+    if memory.bytes > has:
+        wanted = -(-memory.bytes // (slurm.cpus_per_task << 30))
+        raise SettingsError(
+            f"engine.slurm.mem_per_cpu_gb: found {slurm.mem_per_cpu_gb}, so that a job has "
+            f"{format_bytes(has)}, but a task of count may take {format_bytes(memory.bytes)}; set "
+            f"it to {wanted}, or count.memory_limit to {has}"
+        )
+
+
+def _describe_estimate(found: Estimate | WindowEstimate) -> dict[str, float]:
+    """An estimate's figures for run.json."""
+    return {
+        **dataclasses.asdict(found.work),
+        **{f"seconds_{part}": value for part, value in found.core_seconds.items()},
+        "seconds": found.seconds,
+        "index_bytes": found.index_bytes,
+        "output_bytes": found.output_bytes,
+    }
+
+
+def _log_costs(noted: dict[str, Any], expected: Estimate | WindowEstimate | None) -> None:
+    """Say what the run took, and beside it what was expected."""
+    lines = [f"{noted['count_seconds']:.3g} s"]
+    if expected is not None:
+        lines[0] += f" ({expected.seconds:.3g} expected)"
+    if "memory_bytes" in noted:
+        most = format_bytes(noted["expected_memory_bytes"])
+        lines.append(f"{format_bytes(noted['memory_bytes'])} of memory (at most {most} expected)")
+    lines.append(f"{format_bytes(noted['output_bytes'])} of pairs")
+    if expected is not None:
+        lines[-1] += f" ({format_bytes(expected.output_bytes)} expected)"
+    log.info("count: took %s", ", ".join(lines))
 
 
 @dataclass(frozen=True)
@@ -210,15 +257,22 @@ class _Given:
 
     def memory(self, settings: CountSettings) -> MemoryPlan:
         """How the work is divided to stay below the limit, if there is one."""
-        heeded = settings.memory_limit is not None and settings.context != "window"
-        limit = parse_bytes(settings.memory_limit) if heeded else None  # type: ignore[arg-type]
-        most = min(self.n_wanted, int(np.count_nonzero(~self.excluded)))
-        return plan_memory(limit, max(2, most), self.source.n_ids, self.shards, self.n_languages)
+        limit = None if settings.memory_limit is None else parse_bytes(settings.memory_limit)
+        most = max(2, min(self.n_wanted, int(np.count_nonzero(~self.excluded))))
+        sizes = limit, most, self.source.n_ids, self.shards, self.n_languages
+        if settings.context == "window":
+            return plan_windows(*sizes, self.window.width, self.window.directed)
+        return plan_memory(*sizes)
 
-    def estimate(self, settings: CountSettings, engine: EngineSettings, sample: int) -> Estimate:
+    def estimate(
+        self, settings: CountSettings, memory: MemoryPlan, engine: EngineSettings, sample: int
+    ) -> Estimate | WindowEstimate:
         """What the run is expected to take, from a sample of so many tokens."""
         workers = min(engine.worker_count(), count_pieces(self.shards))
-        return estimate(self.source, self.excluded, self.n_wanted, workers, sample)
+        of = self.source, self.excluded, self.n_wanted
+        if settings.context == "window":
+            return estimate_windows(*of, self.window, workers, sample, memory.block_size)
+        return estimate(*of, workers, sample, memory.bands_at_a_time)
 
 
 def _open(settings: CountSettings, tokens: Path, tokenizer: Path) -> _Given:

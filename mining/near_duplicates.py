@@ -17,6 +17,7 @@ import numpy.typing as npt
 from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupBuckets, MinhashDedupSignature
 from datatrove.utils.word_tokenizers import WhitespaceTokenizer
+from loguru import logger
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -50,6 +51,7 @@ def find_near_duplicates(
 
     `texts(k)` yields the documents of part k in order; it is called in worker processes.
     """
+    logger.disable("datatrove")
     task = partial(_write_signatures, n_parts=n_parts, texts=texts, folder=work / "signatures")
     run_tasks("tokenize: signatures", task, n_parts, work / "signature_tasks", engine)
     task = partial(_match_bucket, folder=work)

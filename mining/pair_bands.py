@@ -10,6 +10,7 @@ one share from `band_counts`.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from mining.pair_table import write_band
 
 # Counts are 32 bits wide until they are added up over more documents than that.
 MAX_DOCUMENTS = (1 << 32) - 1
+ALIGNMENT = 4  # of a block's documents in their file: the largest type of their numbers
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,29 @@ class StoredBlock:
             self.folder / "rows.bin", np.int64, n_items + 1, offset=self.row_offsets
         )
         skipped = int(row_offsets[first])
-        documents = np.fromfile(
-            self.folder / "documents.bin",
-            self.dtype,
-            self.n_postings - skipped,
-            offset=self.documents + skipped * self.dtype.itemsize,
+        start = self.documents + skipped * self.dtype.itemsize
+        documents = _map_file(
+            self.folder / "documents.bin", start, self.n_postings - skipped, self.dtype
         )
         return Block(np.maximum(row_offsets - skipped, 0), documents, self.n_documents)
+
+
+def _map_file(path: Path, start: int, size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """`size` numbers of a file, from the byte `start` on, mapped into memory: nothing is copied.
+
+    Writes never reach the file; it is not read-only, because kernels are compiled for one kind of
+    array.
+    """
+    if size == 0:
+        return np.empty(0, dtype=dtype)
+    skipped = start % mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(), skipped + size * dtype.itemsize, access=mmap.ACCESS_COPY,
+            offset=start - skipped,
+        )  # fmt: skip
+    mapped.madvise(mmap.MADV_WILLNEED)  # or a network's file system is asked page by page
+    return np.frombuffer(mapped, dtype, size, skipped)
 
 
 def index_documents(
@@ -99,6 +117,7 @@ def write_index(folder: Path, blocks: Iterable[Block]) -> None:
             listed.append([block.n_documents, len(block.documents), rows.tell(), documents.tell()])
             block.row_offsets.tofile(rows)
             block.documents.tofile(documents)
+            documents.write(bytes(-documents.tell() % ALIGNMENT))
     write_json(folder / "blocks.json", listed)
 
 

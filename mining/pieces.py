@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,26 @@ class Piece:
 def count_pieces(shards: Sequence[Path]) -> int:
     """The number of pieces that `read_pieces` divides the shards into."""
     return sum(pq.read_metadata(path).num_row_groups for path in shards)
+
+
+def head_of(piece: Piece, n_rows: int) -> Piece:
+    """The first rows of a piece."""
+    return dataclasses.replace(
+        piece,
+        lang=piece.lang[:n_rows],
+        source=piece.source[:n_rows],
+        offsets=piece.offsets[: n_rows + 1],
+        tokens=piece.tokens[: piece.offsets[n_rows]],
+    )
+
+
+def count_documents(shards: Sequence[Path]) -> list[int]:
+    """The number of documents of each piece, from the files' metadata."""
+    found = []
+    for path in shards:
+        metadata = pq.read_metadata(path)
+        found += [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    return found
 
 
 def count_tokens(shards: Sequence[Path]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from mining.kernels.pivots import (
     add_links,
     empty_links,
     item_languages,
+    merge_links,
 )
 from mining.settings import PivotsSettings
+from mining.threads import run_in_threads
 
 PAIRS_PER_BATCH = 1 << 20
+MAX_LINKS_BYTES = 1 << 30  # of all threads together
+Numbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,41 @@ def n_strongest(settings: PivotsSettings) -> int:
 
 
 def read_links(
-    count: Path, items: Items, n_documents: int, settings: PivotsSettings, edge: float
+    count: Path,
+    items: Items,
+    n_documents: int,
+    settings: PivotsSettings,
+    edge: float,
+    n_threads: int = 1,
 ) -> Links:
     """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong.
 
     Raises InputError where the folder holds no pairs.
     """
-    links = empty_links(len(items.doc_freq), len(items.languages), n_strongest(settings))
+    n_items, n_languages, most = len(items.doc_freq), len(items.languages), n_strongest(settings)
+    n_bytes = 16 * n_items * n_languages * (most + 1)
+    n_threads = max(1, min(n_threads, MAX_LINKS_BYTES // n_bytes))
+    # Links of each thread's own, which are added up in the end.
+    free = [empty_links(n_items, n_languages, most) for _ in range(n_threads)]
     doc_freq = items.doc_freq.astype(np.float64)
-    for i, j, n in _batches(count, "pivots"):
+
+    def add(i: Numbers, j: Numbers, n: Numbers) -> None:
+        links = free.pop()
         add_links(
             i, j, n, doc_freq, items.language, float(n_documents), edge,
             settings.statistic == "count", *links,
         )  # fmt: skip
-    return links
+        free.append(links)
+
+    _for_pairs(count, "pivots", add, n_threads)
+    for links in free[1:]:
+        merge_links(free[0], links)
+    return free[0]
 
 
-def edge_threshold(count: Path, items: Items, n_documents: int, settings: PivotsSettings) -> float:
+def edge_threshold(
+    count: Path, items: Items, n_documents: int, settings: PivotsSettings, n_threads: int = 1
+) -> float:
     """The statistic from which on a pair is an edge: as set, or a quantile over all pairs.
 
     The quantile is that of the pairs that meet at all, to 1/32768 of an NPMI or to one document; it
@@ -90,27 +112,36 @@ def edge_threshold(count: Path, items: Items, n_documents: int, settings: Pivots
     by_count = settings.statistic == "count"
     if settings.edge_quantile is None:
         return float(settings.edge_count) if by_count else settings.edge_npmi
-    histogram = np.zeros(COUNT_BINS if by_count else NPMI_BINS, dtype=np.int64)
+    n_bins = COUNT_BINS if by_count else NPMI_BINS
+    free = [np.zeros(n_bins, dtype=np.int64) for _ in range(n_threads)]
     doc_freq = items.doc_freq.astype(np.float64)
-    for i, j, n in _batches(count, "pivots: quantile"):
+
+    def add(i: Numbers, j: Numbers, n: Numbers) -> None:
+        histogram = free.pop()
         add_histogram(i, j, n, doc_freq, float(n_documents), by_count, histogram)
-    below = np.cumsum(histogram)
+        free.append(histogram)
+
+    _for_pairs(count, "pivots: quantile", add, n_threads)
+    below = np.cumsum(sum(free))
     place = int(np.searchsorted(below, settings.edge_quantile * below[-1], side="right"))
-    place = min(place, len(histogram) - 1)
+    place = min(place, n_bins - 1)
     return float(place) if by_count else 2 * place / NPMI_BINS - 1
 
 
-def _batches(count: Path, title: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    """The columns i, j, n of the pairs, a million at a time."""
+def _for_pairs(
+    count: Path, title: str, take: Callable[[Numbers, Numbers, Numbers], None], n_threads: int
+) -> None:
+    """Call `take` with the columns i, j, n of the pairs, a million at a time, in threads."""
     files = sorted((count / "pairs").glob("*.parquet"))
     if not files:
         raise InputError(f"{count / 'pairs'}: holds no pairs; run `pivots count` again")
     total = sum(pq.read_metadata(path).num_rows for path in files)
     with progress(title, total, "pairs") as ticker:
-        for path in files:
-            with pq.ParquetFile(path) as file:
+
+        def read(number: int) -> None:
+            with pq.ParquetFile(files[number]) as file:
                 for batch in file.iter_batches(batch_size=PAIRS_PER_BATCH):
-                    # Copies, because Arrow's memory is read-only and kernels are compiled for one
-                    # kind of array.
-                    yield tuple(batch.column(name).to_numpy().copy() for name in ("i", "j", "n"))
+                    take(*(batch.column(name).to_numpy() for name in ("i", "j", "n")))
                     ticker.advance(len(batch))
+
+        run_in_threads(read, range(len(files)), min(n_threads, len(files)))

@@ -84,8 +84,11 @@ def run_pivots(
             settings.definition,
         )
     excluded = read_exclusions(settings.exclude, items)
-    edge = edge_threshold(count, items, counts["documents"], settings)
-    links = read_links(count, items, counts["documents"], settings, edge)
+    engine = engine or EngineSettings()
+    # Other engines' workers are not on this machine.
+    n_threads = engine.worker_count() if engine.kind == "local" else 1
+    edge = edge_threshold(count, items, counts["documents"], settings, n_threads)
+    links = read_links(count, items, counts["documents"], settings, edge, n_threads)
     gap = gaps(links.strongest, settings.rank)
     whole = find_candidates(items, links, excluded, settings)
     threshold = choose_threshold(whole, settings)
@@ -97,9 +100,8 @@ def run_pivots(
         scale = 0.5 if settings.statistic == "count" else 1.0
         of_half = dataclasses.replace(settings, min_doc_freq=math.ceil(settings.min_doc_freq / 2))
         found = count_halves(
-            count, tokens, items, of_half, edge * scale, run.work / "halves",
-            engine or EngineSettings(),
-        )  # fmt: skip
+            count, tokens, items, of_half, edge * scale, run.work / "halves", engine
+        )
         halves = [find_candidates(half.items, half.links, excluded, of_half) for half in found]
         scale = scale if settings.definition == "specificity" else 1.0
         stability = _stability(halves, found, threshold * scale)

@@ -55,7 +55,7 @@ def run_score(
         {str(tokens): info.fingerprint, str(pivots): counted["fingerprint"]},
     )
     task = partial(score_shards, shards=shards, pivots=pivots, out=out, name=settings.attribute)
-    run_tasks("score", task, len(shards), run.work / "tasks", engine)
+    run_tasks("score", task, len(shards), run.work / "tasks", engine, True)
     run.finish({**_totals(out), "unit": info.unit, "fingerprint": info.fingerprint})
 
 

@@ -139,7 +139,7 @@ class CountSettings:
         sources: count only documents of these sources; empty takes all.
         map_tasks: pieces the shards are divided into; null means one a worker.
         memory_limit: memory of one task, in bytes or as in 8GB, 500MiB (there are engine.workers at
-            a time); null means as much as is quick. Pairs in windows do not heed it.
+            a time); null means as much as is quick.
     """
 
     unit: Literal["token", "word"] = "token"

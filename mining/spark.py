@@ -24,18 +24,18 @@ from typing import Any
 import pyarrow as pa
 
 from mining import spark_worker
-from mining.common.errors import InputError, PivotsError
+from mining.common.errors import InputError, PivotsError, TaskError
 from mining.common.files import write_text
 from mining.common.logs import Ticker, progress
 from mining.engine_settings import EngineSettings
 from mining.spark_session import spark_session
+from mining.tasks import Task, marker_path, missing_tasks
 
 POLL_SECONDS = 0.5
 # What a job hands back: nothing for a task that is done, else its PivotsError, pickled, or nothing
 # but an empty one where it was not tried because another had failed.
 ERRORS = pa.schema([pa.field("error", pa.binary())])
 ERROR_COLUMNS = "error binary"
-Task = Callable[[int, int], None]
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -48,14 +48,6 @@ class Site:
 
     folder: Path
     directory: Path
-
-    def marker(self, rank: int) -> Path:
-        """The marker of a finished task, named as datatrove names it."""
-        return self.folder / "completions" / f"{rank:05d}"
-
-    def missing(self, n_tasks: int) -> tuple[int, ...]:
-        """The tasks that have no marker."""
-        return tuple(rank for rank in range(n_tasks) if not self.marker(rank).exists())
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -113,10 +105,11 @@ def run_spark_tasks(
     """Run `task(rank, n_tasks)` for every rank that has no marker under `folder` yet.
 
     The PivotsError of a task stops the run and is raised here; markers of finished tasks stay. Any
-    other exception lets Spark try the task again, as often as its settings say.
+    other exception lets Spark try the task again, as often as its settings say; then it is a
+    TaskError.
     """
     site = open_site(folder)
-    missing = site.missing(n_tasks)
+    missing = missing_tasks(site.folder, n_tasks)
     if missing:
         work = functools.partial(_run_ranks, task=task, ranks=missing, n_tasks=n_tasks, site=site)
         frame = on_executors(one_row_each(engine, len(missing)), work, ERROR_COLUMNS)
@@ -133,7 +126,7 @@ def _run_ranks(
 
 def _run_rank(task: Task, rank: int, n_tasks: int, site: Site) -> Batches:
     task(rank, n_tasks)
-    site.marker(rank).touch()
+    marker_path(site.folder, rank).touch()
     yield from ()
 
 
@@ -202,11 +195,11 @@ def _watch(tracker: Any, group: str, ticker: Ticker, n_done: int, stop: threadin
             return
 
 
-def _explain(title: str, text: str) -> Exception:
+def _explain(title: str, text: str) -> PivotsError:
     """What to raise where Spark gave a job up: a bug of a task, or trouble with its machines."""
     trace = text.find("Traceback (most recent call last)")
     if trace >= 0:
-        return RuntimeError(f"{title}: a task failed on Spark\n{text[trace:].strip()}")
+        return TaskError(f"{title}: a task failed on Spark\n{text[trace:].strip()}")
     aborted = re.search(r"Job aborted due to stage failure: (.*)", text)
     reason = aborted[1] if aborted else text.strip().splitlines()[0]
     return PivotsError(

@@ -35,6 +35,7 @@ from mining.spark import (
     run_job,
 )
 from mining.spark_worker import local_folder
+from mining.tasks import marker_path, missing_tasks
 
 # 4 MiB before compression; a cell of Arrow's binary columns holds at most 2 GiB.
 CHUNK_CELLS = 1 << 20
@@ -68,7 +69,7 @@ def count_pairs_on_spark(
     """
     site = open_site(folder)
     n_bands = len(bands(n_items))
-    wanted = site.missing(n_bands)
+    wanted = missing_tasks(site.folder, n_bands)
     if not wanted:
         return
     count = functools.partial(
@@ -105,7 +106,7 @@ def _count_share(
     # A folder of its own, so that a task's second copy on this machine finds another.
     with tempfile.TemporaryDirectory(dir=local_folder()) as name:
         folder = Path(name)
-        index_documents(rank, n_tasks, source, item_of, n_items, folder, memory.block_postings)
+        index_documents(rank, n_tasks, source, item_of, n_items, folder, memory.block_size)
         index = read_index(folder, [rank])
         for band, counts in band_counts(index, n_items, wanted, memory.bands_at_a_time):
             for start, chunk in pack(counts):
@@ -137,7 +138,7 @@ def _add_up(
         if n_chunks != n_tasks * -(-total.size // CHUNK_CELLS):
             raise RuntimeError(f"band {band}: {n_chunks} chunks came of {n_tasks} tasks")
         write_band(out / f"{band:05d}.parquet", total, first, first)
-        site.marker(band).touch()
+        marker_path(site.folder, band).touch()
 
 
 def pack(counts: npt.NDArray[np.uint32]) -> Iterator[tuple[int, bytes]]:

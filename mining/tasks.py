@@ -1,7 +1,7 @@
 """Runs a stage's independent tasks on an engine, each exactly once, also across a kill.
 
-A task is a picklable function of (rank, world_size) that writes its files atomically. datatrove's
-executor leaves one marker a finished task; a rerun does only what is missing.
+A task is a picklable function of (rank, world_size) that writes its files atomically. There is one
+marker a finished task, named as datatrove's executors name it; a rerun does only what is missing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from mining.common.logs import Ticker, progress
 from mining.engine_settings import EngineSettings
+from mining.threads import run_in_threads
 
 Task = Callable[[int, int], None]
 POLL_SECONDS = 0.5
@@ -38,10 +39,8 @@ class _Step:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Runs in a worker process before datatrove logs anything there.
         self.__dict__.update(state)
-        if os.getpid() != self.owner:
-            # Not where datatrove runs the task in this process: its threads are for later stages.
-            _calm_worker()
-            _end_with(self.owner)
+        _calm_worker()
+        _end_with(self.owner)
 
 
 def _calm_worker() -> None:
@@ -84,10 +83,29 @@ def _owners() -> set[int]:
     return owners
 
 
-def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: EngineSettings) -> None:
+def marker_path(folder: Path, rank: int) -> Path:
+    """The marker of a finished task, where datatrove puts it."""
+    return folder / "completions" / f"{rank:05d}"
+
+
+def missing_tasks(folder: Path, n_tasks: int) -> tuple[int, ...]:
+    """The tasks that have no marker."""
+    return tuple(rank for rank in range(n_tasks) if not marker_path(folder, rank).exists())
+
+
+def run_tasks(
+    title: str,
+    task: Task,
+    n_tasks: int,
+    folder: Path,
+    engine: EngineSettings,
+    in_threads: bool = False,
+) -> None:
     """Run `task(rank, n_tasks)` for every rank that has no marker under `folder` yet.
 
-    A task's exception stops the run and is raised here; markers of finished tasks stay.
+    A task's exception stops the run and is raised here; markers of finished tasks stay. Tasks whose
+    time goes into compiled code (`in_threads`) are run by the local engine in threads, others in
+    processes, where they are more than one at a time.
     """
     if engine.kind == "slurm":
         from mining.slurm import run_slurm_tasks
@@ -99,27 +117,46 @@ def run_tasks(title: str, task: Task, n_tasks: int, folder: Path, engine: Engine
 
         run_spark_tasks(title, task, n_tasks, folder, engine)
         return
+    workers = max(1, min(engine.worker_count(), n_tasks))
+    with progress(title, n_tasks, "tasks") as ticker:
+        stop = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(folder, ticker, stop), daemon=True)
+        watcher.start()
+        try:
+            if in_threads or workers == 1:
+                _run_here(task, n_tasks, folder, workers)
+            else:
+                _run_in_processes(task, n_tasks, folder, workers)
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def _run_here(task: Task, n_tasks: int, folder: Path, workers: int) -> None:
+    marker_path(folder, 0).parent.mkdir(parents=True, exist_ok=True)
+
+    def call(rank: int) -> None:
+        task(rank, n_tasks)
+        marker_path(folder, rank).touch()
+
+    run_in_threads(call, missing_tasks(folder, n_tasks), workers)
+
+
+def _run_in_processes(task: Task, n_tasks: int, folder: Path, workers: int) -> None:
     import multiprocess
     from datatrove.executor import LocalPipelineExecutor
     from loguru import logger
 
     logger.disable("datatrove")
     multiprocess.set_forkserver_preload(["datatrove.executor", *STAGES])
-    workers = max(1, min(engine.worker_count(), n_tasks))
     executor = LocalPipelineExecutor(
         pipeline=[_Step(task, os.getpid())], tasks=n_tasks, workers=workers, logging_dir=str(folder)
     )
-    with progress(title, n_tasks, "tasks") as ticker:
-        stop = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(folder, ticker, stop), daemon=True)
-        watcher.start()
-        _owners().add(os.getpid())
-        try:
-            executor.run()
-        finally:
-            _owners().discard(os.getpid())
-            stop.set()
-            watcher.join()
+    _owners().add(os.getpid())
+    try:
+        executor.run()
+    finally:
+        _owners().discard(os.getpid())
 
 
 def _watch(folder: Path, ticker: Ticker, stop: threading.Event) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,7 +106,7 @@ def run_tokenize(
     if settings.near_duplicates:
         _drop_near_duplicates(parts, readers, corpus, run.work, engine)
     finish = functools.partial(finish_parts, readers=readers, corpus=corpus, parts=parts, out=out)
-    run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine)
+    run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine, True)
     reports = [read_json(parts / f"{k:05d}.report.json") for k in range(len(readers))]
     keep = [read_verdict(parts, k) == KEPT for k in range(len(readers))]
     counts = _totals(reports)
@@ -369,8 +370,11 @@ def quarantine_line(item: Rejected) -> str:
 def _finish_shard(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -> None:
     part = parts / f"{k:05d}.parquet"
     with atomic_path(out / "tokens" / f"{k:05d}.parquet") as temporary:
-        if keep.all():
-            shutil.copyfile(part, temporary)  # nothing to leave out
+        if keep.all():  # nothing to leave out
+            try:
+                os.link(part, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(part, temporary)
             return
         done = 0
         with (

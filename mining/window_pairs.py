@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from mining.common.errors import SettingsError
 from mining.common.files import read_json, write_json
@@ -17,15 +16,13 @@ from mining.kernels.cooccurrence import bands
 from mining.kernels.window import (
     Rows,
     Weighting,
+    add_rows,
     distance_weights,
     pad_documents,
     window_counts,
 )
 from mining.pair_table import write_band
-from mining.pieces import map_array, save_array
-
-# The stream takes 4 bytes a token, the places of the items in it 8.
-BLOCK_TOKENS = 1 << 26
+from mining.pieces import Piece, count_tokens, map_array, save_array
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,7 @@ class Window:
 
 def check_overflow(window: Window, shards: Sequence[Path]) -> None:
     """Raise SettingsError where a sum of weights might not fit 64 bits."""
-    n_tokens = 0
-    for path in shards:
-        metadata = pq.read_metadata(path)
-        column = next(
-            k for k in range(metadata.num_columns)
-            if metadata.schema.column(k).path.startswith("tokens")
-        )  # fmt: skip
-        groups = range(metadata.num_row_groups)
-        n_tokens += sum(metadata.row_group(g).column(column).num_values for g in groups)
+    n_tokens = sum(count_tokens(shards))
     # A place meets `width` later ones and, in a pair of two items, as many earlier ones.
     most = 2 * n_tokens * sum(map(int, window.weights()))
     if most >= 1 << 64:
@@ -69,34 +58,52 @@ def count_window_pairs(
     n_items: int,
     window: Window,
     folder: Path,
+    block_tokens: int,
 ) -> None:
     """Map task: the weighted pairs of each block of the task's documents, as sparse rows."""
     numbering = np.load(item_of, allow_pickle=False)
     n_blocks = 0
-    for stream in _streams(source, numbering, window, rank, world):
+    for stream in _streams(source, numbering, window, rank, world, block_tokens):
         counts = window_counts(stream, window.weights(), window.directed, n_items)
-        for name in Rows._fields:
-            save_array(_path(folder, rank, n_blocks, name), getattr(counts, name))
+        save_rows(folder, rank, n_blocks, counts)
         n_blocks += 1
     write_json(folder / f"blocks-{rank:05d}.json", n_blocks)
 
 
+def save_rows(folder: Path, rank: int, block: int, counts: Rows) -> None:
+    """Leave the pairs of a block of the task `rank` for the merge tasks."""
+    for name in Rows._fields:
+        save_array(_path(folder, rank, block, name), getattr(counts, name))
+
+
 def _streams(
-    source: Source, item_of: npt.NDArray[np.int32], window: Window, rank: int, world: int
+    source: Source,
+    item_of: npt.NDArray[np.int32],
+    window: Window,
+    rank: int,
+    world: int,
+    block_tokens: int,
 ) -> Iterator[npt.NDArray[np.int32]]:
     held: list[npt.NDArray[np.int32]] = []
     n_held = 0
     for piece, kept in read_contexts(source, rank, world):
-        sizes = np.diff(piece.offsets)
-        tokens = piece.tokens[np.repeat(kept, sizes)]
-        offsets = np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64)
-        held.append(pad_documents(tokens, offsets, item_of, window.width))
+        held.append(window_stream(piece, kept, item_of, window.width))
         n_held += len(held[-1])
-        if n_held >= BLOCK_TOKENS:
+        if n_held >= block_tokens:
             yield np.concatenate(held)
             held, n_held = [], 0
     if held:
         yield np.concatenate(held)
+
+
+def window_stream(
+    piece: Piece, kept: npt.NDArray[np.bool_], item_of: npt.NDArray[np.int32], width: int
+) -> npt.NDArray[np.int32]:
+    """The documents of a piece that are kept, as a stream of items (see `pad_documents`)."""
+    sizes = np.diff(piece.offsets)
+    tokens = piece.tokens[np.repeat(kept, sizes)]
+    offsets = np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64)
+    return pad_documents(tokens, offsets, item_of, width)
 
 
 def merge_window_pairs(
@@ -115,9 +122,8 @@ def merge_window_pairs(
             # Mapped anew for each band: a mapped file counts as an open one.
             block = Rows(*(map_array(_path(partial, *place, name)) for name in Rows._fields))
             ends = block.offsets[first : last + 1]
-            i = np.repeat(np.arange(last - first), np.diff(ends))
-            j = block.right[ends[0] : ends[-1]].astype(np.int64) - left
-            total[i, j] += block.sums[ends[0] : ends[-1]]  # no pair stands twice in a block
+            right, sums = (part[ends[0] : ends[-1]] for part in (block.right, block.sums))
+            add_rows(ends, right, sums, left, total)
         write_band(out / f"{band:05d}.parquet", total, first, left)
 
 

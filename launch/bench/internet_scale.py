@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mining.count_cost import Rates, work_of
+from mining.count_cost import BAND_PARTS, Rates, band_tasks, work_of
 from mining.kernels.cooccurrence import band_cells, bands
 
 
@@ -41,17 +41,18 @@ def describe(cluster: Cluster, rates: Rates) -> list[str]:
     postings = documents * cluster.different_items
     share = np.arange(1, cluster.top_items + 1) ** -cluster.power
     triangle_pairs = cluster.top_items * (cluster.top_items - 1) / 2
-    work = work_of(postings * share / share.sum(), documents, tokens, triangle_pairs)
-    parts = rates.seconds(work)
     cores = cluster.nodes * cluster.cores
     n_bands = len(bands(cluster.top_items))
+    doc_freq = postings * share / share.sum()
+    work = work_of(doc_freq, documents, tokens, triangle_pairs, band_tasks(cores, n_bands), 1)
+    parts = rates.seconds(work)
     filesystem = cluster.nodes * cluster.filesystem_bytes
     shards = cluster.shard_bytes_per_token * tokens
     index = 2 * postings
     # A band reads the postings of its items and all later ones.
-    again = work.row_additions / work.postings
+    again = work.read_again / work.postings
     # One core a band; the first band adds every posting's row once.
-    by_band = [parts[name] for name in ("rows", "cells", "transpose", "write")]
+    by_band = [parts[name] for name in BAND_PARTS]
     slowest = max(rates.rows * postings, sum(by_band) / min(cores, n_bands)) / cluster.parallel
     by_document = sum(parts.values()) - parts["transpose"] - parts["write"]
     mapping = (sum(parts.values()) - sum(by_band)) / cores / cluster.parallel

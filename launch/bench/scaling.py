@@ -114,7 +114,9 @@ def _shards(root: Path, tokenizer: Path, point: Point, n_ids: int) -> Path:
 def _estimate(root: Path, tokenizer: Path, point: Point, n_ids: int) -> Estimate:
     tokens = _shards(root, tokenizer, point, n_ids)
     engine = EngineSettings(workers=point.workers)
-    return estimate_count(CountSettings(top_items=point.items), tokens, tokenizer, engine)
+    found = estimate_count(CountSettings(top_items=point.items), tokens, tokenizer, engine)
+    assert isinstance(found, Estimate)  # of documents
+    return found
 
 
 def _time(root: Path, tokenizer: Path, point: Point, n_ids: int) -> float:

@@ -150,7 +150,7 @@ def chain(work: Work, root: Path) -> dict[str, float]:
         "count": lambda: run_count(
             CountSettings(top_items=work.top_items), count, tokens, work.tokenizer, engine
         ),
-        "pivots": lambda: run_pivots(PivotsSettings(), pivots, count),
+        "pivots": lambda: run_pivots(PivotsSettings(), pivots, count, engine=engine),
         "score": lambda: run_score(ScoreSettings(), root / "score", tokens, pivots, engine),
     }
     seconds = {}

@@ -49,7 +49,7 @@ class MissingDependencyError(PivotsError):
 
 
 class TaskError(PivotsError):
-    """A task on another machine failed or was ended; the message says where its log is."""
+    """A task on another machine failed or was ended; the message holds or names what it said."""
 
     exit_code = 6
 

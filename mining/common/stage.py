@@ -24,6 +24,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -242,14 +243,20 @@ class StageRun:
         a name with a final slash means all files below that folder. `noted` goes to run.json.
         """
         _discard(self.work)
-        outputs = {}
+        files = {}
         for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
             name = path.relative_to(self.out).as_posix()
             if name in (RUN, LOCK) or name in unhashed:
                 continue
             if any(prefix.endswith("/") and name.startswith(prefix) for prefix in unhashed):
                 continue
-            outputs[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            files[name] = path
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            hashes = pool.map(sha256_file, files.values())
+            outputs = {
+                name: {"bytes": path.stat().st_size, "sha256": digest}
+                for (name, path), digest in zip(files.items(), hashes, strict=True)
+            }
         manifest = Manifest(
             stage=self.stage,
             format_version=FORMAT_VERSION,

@@ -8,6 +8,7 @@ what it is tested against, and what counts where it does not compile.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ BAND_CELLS = 1 << 23
 MIN_BLOCK_DOCUMENTS, MAX_BLOCK_DOCUMENTS = 1 << 14, (1 << 16) - 1
 TRANSPOSE_BLOCK = 16  # numbers of a cache line
 NOT_AN_ITEM = -1
+_SCRATCH = threading.local()
 
 
 class Block(NamedTuple):
@@ -197,9 +199,12 @@ class PopcountBand:
         return counts
 
 
-@functools.lru_cache(maxsize=1)
 def _bit_rows(n_rows: int) -> npt.NDArray[np.uint64]:
-    return aligned_rows(n_rows)
+    """Scratch memory, at least `n_rows` bit-rows, that the calls of a thread share."""
+    found: npt.NDArray[np.uint64] | None = getattr(_SCRATCH, "rows", None)
+    if found is None or len(found) < n_rows:
+        found = _SCRATCH.rows = aligned_rows(n_rows)
+    return found
 
 
 @kernel

@@ -65,10 +65,15 @@ def add_links(
     strong as its NPMI or, `by_count`, its number of documents; an edge is at least `edge` strong.
     The order of the pairs does not matter.
     """
+    last = strongest.shape[2] - 1
     for pair in range(len(i)):
         a, b = int(i[pair]), int(j[pair])
         value = float(n[pair])
         if not by_count:
+            # As `npmi` reckons; where this is at most 1, NPMI is at most 0, and needs no logarithm.
+            lift = (value / doc_freq[a]) * (n_documents / doc_freq[b])
+            if lift <= 1 and edge > 0:
+                continue
             value = npmi(value, doc_freq[a], doc_freq[b], n_documents)
         if value >= edge:
             degree[a] += 1
@@ -78,10 +83,35 @@ def add_links(
             if language[a] >= 0:
                 reach[b, language[a]] += 1
         if value > 0:
-            if language[b] >= 0:
-                _insert(strongest[a, language[b]], neighbours[a, language[b]], value, b)
-            if language[a] >= 0:
-                _insert(strongest[b, language[a]], neighbours[b, language[a]], value, a)
+            of_a, of_b = language[a], language[b]
+            if of_b >= 0 and value >= strongest[a, of_b, last]:
+                _insert(strongest[a, of_b], neighbours[a, of_b], value, b)
+            if of_a >= 0 and value >= strongest[b, of_a, last]:
+                _insert(strongest[b, of_a], neighbours[b, of_a], value, a)
+
+
+def merge_links(into: Links, other: Links) -> None:
+    """Take the links of other pairs of the same items into the first."""
+    into.degree[:] += other.degree
+    into.reach[:] += other.reach
+    _merge_strongest(into.strongest, into.neighbours, other.strongest, other.neighbours)
+
+
+@kernel
+def _merge_strongest(
+    strongest: npt.NDArray[np.float64],
+    neighbours: npt.NDArray[np.int64],
+    others: npt.NDArray[np.float64],
+    other_neighbours: npt.NDArray[np.int64],
+) -> None:
+    n_items, n_languages, n_strongest = strongest.shape
+    for item in range(n_items):
+        for lang in range(n_languages):
+            for place in range(n_strongest):
+                value = others[item, lang, place]
+                if value > 0:
+                    neighbour = other_neighbours[item, lang, place]
+                    _insert(strongest[item, lang], neighbours[item, lang], value, neighbour)
 
 
 @kernel

@@ -10,6 +10,7 @@ and neighbours are gathered first and added afterwards.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -86,26 +87,28 @@ def window_counts(
     else:
         steps = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
         step_weights = np.concatenate([weights[::-1], weights])
-    # Neighbours that do not count add to spare cells behind the row, each step to one of its own.
-    # These are never 0, and so never taken for cells that are new.
-    row = np.zeros(n_items + len(steps), dtype=np.uint64)
-    row[n_items:] = 1
+    # A row of narrow sums takes half the cache; only the most frequent items need wide ones.
+    narrow = np.diff(ends) < (1 << 32) // sum(map(int, step_weights))
+    borders = np.flatnonzero(np.diff(narrow, prepend=~narrow[0], append=~narrow[-1]))
     offsets = np.zeros(n_items + 1, dtype=np.int64)
-    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]] = []
     size = max(n_items, min(PAIRS_AT_A_TIME, len(places) * len(steps)))
-    first = 0
-    while first < n_items:
-        right, sums = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
-        last = _count_rows(
-            stream, places, ends, steps, step_weights, directed, first, row, offsets, right, sums
-        )
-        n_found = offsets[last] - offsets[first]
-        parts.append((right[:n_found], sums[:n_found]))
-        first = last
-    if len(parts) == 1:
-        return Rows(offsets, *parts[0])
-    rights, every_sum = zip(*parts, strict=True)
-    return Rows(offsets, np.concatenate(rights), np.concatenate(every_sum))
+    right, sums = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
+    for first, end in itertools.pairwise(borders.tolist()):
+        # Neighbours that do not count add to spare cells behind the row, each step to one of its
+        # own.
+        row = np.zeros(n_items + len(steps), dtype=np.uint32 if narrow[first] else np.uint64)
+        added = step_weights.astype(row.dtype)
+        while first < end:
+            if offsets[first] + n_items > len(right):
+                # Grown in place, where the system can: a copy would cost as much as counting.
+                for array in (right, sums):
+                    array.resize(len(array) + size, refcheck=False)
+            first = _count_rows(
+                stream, places, ends, steps, added, directed, first, end, row, offsets, right, sums
+            )
+    for array in (right, sums):
+        array.resize(offsets[-1], refcheck=False)
+    return Rows(offsets, right, sums)
 
 
 @kernel
@@ -135,26 +138,29 @@ def _count_rows(
     places: npt.NDArray[np.int64],
     ends: npt.NDArray[np.int64],
     steps: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.uint64],
+    weights: npt.NDArray[Any],
     directed: bool,
     first: int,
-    row: npt.NDArray[np.uint64],
+    end: int,
+    row: npt.NDArray[Any],
     offsets: npt.NDArray[np.int64],
     right: npt.NDArray[np.uint32],
     sums: npt.NDArray[np.uint64],
 ) -> int:
-    """Write the rows from `first` on for which there is room, and return the first one left over.
+    """Write the rows first..end - 1 for which there is room, and return the first one left over.
 
-    `offsets` is written up to the returned row. `row` is all 0, but for its spare cells.
+    `offsets` is written up to the returned row, `right` and `sums` from offsets[first] on. `row`,
+    wide enough for the sums of these items, is all 0, but for its spare cells.
     """
     n_items = len(ends) - 1
     new = np.empty(n_items + 1, dtype=np.uint32)
     is_new = np.zeros((n_items + 63) // 64, dtype=np.uint64)  # one bit an item
     gathered = np.empty(PLACES_AT_A_TIME * len(steps), dtype=np.int32)
-    n_found = 0
-    for i in range(first, n_items):
+    n_found = offsets[first]
+    for i in range(first, end):
         if n_found + n_items > len(right):
             return i
+        row[n_items:] = 1  # never 0, and so never taken for cells that are new
         least = 0 if directed else i
         mine = places[ends[i] : ends[i + 1]]
         sparse = 2 * len(mine) * len(steps) < n_items - least
@@ -176,8 +182,8 @@ def _count_rows(
                 right[n_found], sums[n_found] = j, row[j]
                 n_found += row[j] != 0
                 row[j] = 0
-        offsets[i + 1] = offsets[first] + n_found
-    return n_items
+        offsets[i + 1] = n_found
+    return end
 
 
 @kernel
@@ -198,9 +204,9 @@ def _gather(
 @kernel
 def _add(
     cells: npt.NDArray[np.int32],
-    weights: npt.NDArray[np.uint64],
+    weights: npt.NDArray[Any],
     least: int,
-    row: npt.NDArray[np.uint64],
+    row: npt.NDArray[Any],
 ) -> None:
     """Add the steps' weights to their cells; those of cells below `least` to spare cells."""
     spare = len(row) - len(weights)
@@ -215,9 +221,9 @@ def _add(
 @kernel
 def _add_and_note(
     cells: npt.NDArray[np.int32],
-    weights: npt.NDArray[np.uint64],
+    weights: npt.NDArray[Any],
     least: int,
-    row: npt.NDArray[np.uint64],
+    row: npt.NDArray[Any],
     new: npt.NDArray[np.uint32],
     n_new: int,
 ) -> int:
@@ -250,7 +256,7 @@ def _lowest_bit(typing_context: Any, bits: Any) -> Any:
 def _take_noted(
     new: npt.NDArray[np.uint32],
     is_new: npt.NDArray[np.uint64],
-    row: npt.NDArray[np.uint64],
+    row: npt.NDArray[Any],
     right: npt.NDArray[np.uint32],
     sums: npt.NDArray[np.uint64],
     n_found: int,
@@ -268,3 +274,20 @@ def _take_noted(
             row[j] = 0
             n_found += 1
     return n_found
+
+
+@kernel
+def add_rows(
+    offsets: npt.NDArray[np.int64],
+    right: npt.NDArray[np.uint32],
+    sums: npt.NDArray[np.uint64],
+    left: int,
+    total: npt.NDArray[np.uint64],
+) -> None:
+    """Add some rows of a Rows to `total` (uint64 [rows, columns]), whose first column is `left`.
+
+    `offsets` [rows + 1] is the part of those rows; `right` and `sums` begin with the first of them.
+    """
+    for row in range(len(offsets) - 1):
+        for place in range(offsets[row] - offsets[0], offsets[row + 1] - offsets[0]):
+            total[row, right[place] - left] += sums[place]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mining import window_pairs
+from mining import count_memory
 from mining.common.errors import InputError, SettingsError
 from mining.common.shards import list_shards, write_table
 from mining.common.stage import read_manifest
@@ -102,7 +102,8 @@ def test_windows_equal_a_plain_loop_however_the_work_is_divided(
     monkeypatch.setattr(cooccurrence, "band_rows", lambda n_items: 7)
     found = []
     for n_shards, n_tasks, block in ((3, 1, 1 << 20), (3, 3, 100), (1, 1, 10), (4, 2, 500)):
-        monkeypatch.setattr(window_pairs, "BLOCK_TOKENS", block)
+        for name in ("MIN_BLOCK_TOKENS", "MAX_BLOCK_TOKENS"):
+            monkeypatch.setattr(count_memory, name, block)
         tokens = make_shards(tmp_path / f"tokens-{block}", DOCUMENTS, tokenizer, n_shards)
         settings = CountSettings(
             top_items=25, context="window", window=4, directed=directed, weights=weights,

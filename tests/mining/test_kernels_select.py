@@ -10,6 +10,7 @@ from mining.kernels.proportion import count_pivots
 from mining.kernels.select import Limit, fill_budget, size_bins
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
     documents=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=6),
     mask=st.lists(st.booleans(), max_size=8),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,15 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from launch import cli
-from mining import count, pair_bands, pair_table
+from mining import count, count_memory, pair_bands, pair_table
 from mining.byte_sizes import format_bytes, parse_bytes
 from mining.common.errors import SettingsError
 from mining.common.files import read_json
 from mining.common.shards import list_shards
-from mining.count import plan_count, run_count
+from mining.common.stage import read_manifest
+from mining.count import estimate_count, plan_count, run_count
 from mining.count_cost import expected_pairs, work_of
 from mining.count_memory import plan_memory
-from mining.engine_settings import EngineSettings
+from mining.engine_settings import EngineSettings, SlurmSettings
 from mining.kernels import cooccurrence
 from mining.kernels.cooccurrence import GatherBand, index_block
 from mining.pair_bands import band_counts, read_index, write_bands, write_index
@@ -171,10 +174,12 @@ def test_work_is_what_a_loop_over_tiles_counts(n_items: int, seed: int) -> None:
         for j in range(start, n_items):
             additions += int(doc_freq[j])
             cells += 512
-    work = work_of(doc_freq, 40_000, 1e6, 5)
+    work = work_of(doc_freq, 40_000, 1e6, 5, 1, 2)
     assert (work.row_additions, work.triangle) == (additions, cells)
     assert work.cells == 3 * cells  # blocks of 16,384 documents
     assert work.postings == doc_freq.sum()
+    pairs_of_bands = [first for first, _ in cooccurrence.bands(n_items)][::2]
+    assert work.read_again == sum(doc_freq[first:].sum() for first in pairs_of_bands)
 
 
 def test_pairs_that_occur_are_extrapolated_from_a_sample() -> None:
@@ -218,3 +223,57 @@ def test_dry_run_and_run_say_what_is_expected(
     noted = read_json(tmp_path / "count" / "run.json")
     assert noted["expected"]["tokens"] == n_tokens
     assert noted["count_seconds"] > 0
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_windows_are_planned_too(tmp_path: Path, directed: bool) -> None:
+    """A dry run, a limit that changes no byte, and one that is too low."""
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", 60)
+    tokens = make_shards(tmp_path / "tokenize", random_documents(300, 62), tokenizer, 3)
+    free = CountSettings(top_items=50, context="window", window=3, directed=directed)
+    assert [line.split()[0] for line in plan_count(free, tokens, tokenizer, ONE).splitlines()[1:]] == [
+        "time", "memory", "disk", "output"
+    ]  # fmt: skip
+    run_count(free, tmp_path / "free", tokens, tokenizer, ONE)
+    expected = estimate_count(free, tokens, tokenizer, ONE)
+    pairs = read_manifest(tmp_path / "free").counts["pairs"]
+    assert expected.work.pairs == pytest.approx(pairs, rel=0.1)
+    limited = dataclasses.replace(free, memory_limit="700MB", map_tasks=2)
+    run_count(limited, tmp_path / "limited", tokens, tokenizer, EngineSettings(workers=2))
+    assert output_bytes(tmp_path / "limited") == output_bytes(tmp_path / "free")
+    with pytest.raises(SettingsError, match=r"memory_limit: found 1000 .* at least (\d+)"):
+        plan_count(dataclasses.replace(free, memory_limit="1kB"), tokens, tokenizer, ONE)
+
+
+def test_a_run_notes_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", 60)
+    tokens = make_shards(tmp_path / "tokenize", random_documents(300, 62), tokenizer, 3)
+    monkeypatch.setattr("mining.count.MIN_SAMPLE_TOKENS", 1)
+    with caplog.at_level("INFO", "pivots"):
+        run_count(CountSettings(top_items=50), tmp_path / "run", tokens, tokenizer, ONE)
+    took = re.search(
+        r"count: took \S+ s \(\S+ expected\), \S+ .B of memory \(at most \S+ .B expected\), "
+        r"(\S+ \S+) of pairs \(\S+ \S+ expected\)",
+        caplog.text,
+    )
+    noted = read_json(tmp_path / "run" / "run.json")
+    assert took is not None
+    assert took[1] == format_bytes(noted["output_bytes"])
+    assert 0 < noted["memory_bytes"]
+    assert noted["expected"]["seconds"] > 0
+
+
+def test_a_slurm_job_must_have_the_memory_that_a_task_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be killed after hours, once the largest piece came."""
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", 60)
+    tokens = make_shards(tmp_path / "tokenize", random_documents(9, 62), tokenizer, 1)
+    job = EngineSettings(kind="slurm", slurm=SlurmSettings(cpus_per_task=2))
+    monkeypatch.setattr(count_memory, "BASE_BYTES", 5 << 30)
+    message = r"mem_per_cpu_gb: found 2, so that a job has 4.29 GB, .* set it to 3, or count.memory"
+    with pytest.raises(SettingsError, match=message):
+        run_count(CountSettings(), tmp_path / "out", tokens, tokenizer, job)
+    assert not (tmp_path / "out").exists()

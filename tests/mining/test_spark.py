@@ -24,7 +24,7 @@ from launch.bench.self_joins import spark_self_join
 from launch.bench.spark_cluster import standalone_cluster
 from launch.cli import main
 from mining import spark_count, spark_worker
-from mining.common.errors import InputError, MissingDependencyError, SettingsError
+from mining.common.errors import InputError, MissingDependencyError, SettingsError, TaskError
 from mining.count import run_count
 from mining.engine_settings import EngineSettings, SparkSettings
 from mining.kernels.cooccurrence import bands, index_block, pair_counts
@@ -32,7 +32,7 @@ from mining.settings import CountSettings
 from mining.spark import Site, open_site
 from mining.spark_count import CHUNKS, add_packed, pack
 from mining.spark_session import MARK, check_java, session_properties, spark_session
-from mining.tasks import run_tasks
+from mining.tasks import missing_tasks, run_tasks
 from tests.conftest import REPOSITORY, folder_bytes
 from tests.mining.test_count import make_shards, make_tokenizer, output_bytes, random_documents
 
@@ -230,7 +230,7 @@ def test_errors_of_users_are_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_bugs_are_tried_again_and_shown_without_java(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError) as raised:
+    with pytest.raises(TaskError) as raised:
         run_tasks("test", log_attempts(tmp_path, TypeError("a bug")), 3, tmp_path / "t", LOCAL)
     assert str(raised.value).startswith("test: a task failed on Spark\nTraceback")
     assert str(raised.value).endswith("TypeError: a bug")
@@ -334,7 +334,7 @@ def test_no_band_is_written_of_fewer_tasks(tmp_path: Path) -> None:
     assert not (tmp_path / "pairs").exists()
     assert not list(add(iter(good + good)))
     assert (tmp_path / "pairs" / "00000.parquet").exists()
-    assert site.missing(2) == (1,)
+    assert missing_tasks(site.folder, 2) == (1,)
 
 
 def test_a_folder_that_executors_do_not_see(tmp_path: Path) -> None:
