@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
+from mining.common.shards import open_table
 from mining.common.logs import progress
 from mining.kernels.pivots import (
     COUNT_BINS,
@@ -108,7 +109,7 @@ def _batches(count: Path, title: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     total = sum(pq.read_metadata(path).num_rows for path in files)
     with progress(title, total, "pairs") as ticker:
         for path in files:
-            with pq.ParquetFile(path) as file:
+            with open_table(path) as file:
                 for batch in file.iter_batches(batch_size=PAIRS_PER_BATCH):
                     # Copies, because Arrow's memory is read-only and kernels are compiled for one
                     # kind of array.
