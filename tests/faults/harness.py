@@ -29,6 +29,14 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "slurm": ("--engine.kind", "slurm", "--engine.workers", "2"),
 }
 PATIENCE_SECONDS = 300.0
+# Stands in the environment of every command; no output may hold it.
+SECRET = "sk-PlantedSecret0123456789abcdefPlantedSecre"
+SECRETS = {
+    name: SECRET
+    for name in (
+        "WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD",
+    )
+}  # fmt: skip
 
 
 @dataclass
@@ -68,7 +76,10 @@ def pivots(log: Path, *arguments: str, **environment: str) -> Started:
             stdout=handle,
             stderr=subprocess.STDOUT,
             cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
+            env={
+                **os.environ, **SECRETS, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled",
+                **environment,
+            },  # fmt: skip
         )
     return Started(process, log)
 
@@ -95,14 +106,19 @@ class Chain:
         """A stage's folder in a run: of a stage that is run for each arm, one arm's."""
         return Path(stage, "pivot", "0") if stage in FANNED else Path(stage)
 
-    def start(self, stage: str, out: Path, engine: str = "local", *more: str) -> Started:
+    def start(
+        self, stage: str, out: Path, engine: str = "local", *more: str, log: Path | None = None,
+        **environment: str,
+    ) -> Started:  # fmt: skip
         """One stage into a folder of its own, all its inputs taken from the unbroken run."""
-        out.mkdir(parents=True, exist_ok=True)
+        if log is None:
+            out.mkdir(parents=True, exist_ok=True)
+            log = out / "log"
         inputs = [f"--inputs.{other}={self.base / other}" for other in CHAIN if other != stage]
         only = ["--only", '["pivot/0"]'] if stage in FANNED else []
         return pivots(
-            out / "log", stage, "--config", str(self.config), "--out", str(out), *inputs, *only,
-            *ENGINES[engine], *more,
+            log, stage, "--config", str(self.config), "--out", str(out), *inputs, *only,
+            *ENGINES[engine], *more, **environment,
         )  # fmt: skip
 
     def differences(self, stage: str, out: Path) -> list[str]:

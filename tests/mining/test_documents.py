@@ -244,12 +244,13 @@ def test_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, suffix: str)
     if suffix:
         path.write_bytes(compress(path.read_bytes(), suffix))
     script = (
-        "import resource, sys\n"
+        "import sys\n"
+        "from launch.bench.timing import memory_status\n"
         "from mining.documents import FileReader\n"
         "from mining.settings import CorpusSettings\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = memory_status('VmHWM')\n"
         "items = list(FileReader(sys.argv[1], sys.argv[1], CorpusSettings(max_record_bytes=1<<20)))\n"
-        "more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "more = memory_status('VmHWM') - before\n"
         "print(more // 1024, [getattr(i, 'id', None) for i in items])\n"
         "print(items[1].reason, items[1].n_bytes, items[1].sha256, len(items[1].raw))\n"
     )
