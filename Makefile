@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A CPU-only torch is a fraction of the default download; see README, "Install".
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-quick lint format bench real-small clean
+.PHONY: quickstart test test-quick faults faults-long lint format bench real-small clean
 
 # The stamp depends on what is installed, so that a changed pin installs again.
 $(VENV)/.stamp: pyproject.toml constraints.txt
@@ -27,11 +27,33 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # Lint, types and every test that this machine can run.
 test: lint
-	$(PYTEST) --durations=15
+	$(PYTEST) -m "not faults" --durations=15
 
 # What one runs all the time: without the slow tests.
 test-quick: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not faults"
+
+# A folder of real documents.
+CORPUS ?= ../shared/corpus
+
+# Kills, full disks, damaged input: in a few minutes. docs/RELIABILITY.md says what is tried.
+FAULTS := OMP_NUM_THREADS=1 $(BIN)/python -m
+faults: $(VENV)/.stamp-dev
+	$(FAULTS) pytest -n 2 --dist worksteal -m faults tests/faults
+	$(FAULTS) tests.faults.records --records 100000
+
+# The same at length, for hours; needs Java and a Slurm that answers (tests/start_slurm.sh).
+faults-long: faults
+	FAULTS_ROUNDS=5000 $(FAULTS) pytest -n 2 --dist worksteal -m faults tests/faults/test_fuzz.py
+	$(FAULTS) tests.faults.records --records 2000000
+	$(FAULTS) tests.faults.kills --kills 20
+	$(FAULTS) tests.faults.kills --kills 20 --signal SIGTERM
+	$(FAULTS) tests.faults.kills --kills 20 --victim worker
+	$(FAULTS) tests.faults.kills --kills 20 --engine spark
+	$(FAULTS) tests.faults.kills --kills 20 --engine spark --victim worker
+	$(FAULTS) tests.faults.kills --kills 20 --engine slurm
+	$(FAULTS) launch.bench.load --documents 2000000 $(if $(wildcard $(CORPUS)),--corpus $(CORPUS))
+	$(FAULTS) launch.bench.checkpoint_growth
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
@@ -46,8 +68,7 @@ format: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-dev
 	$(BIN)/python -m launch.bench.run_all
 
-# The same chain on the real corpus (CORPUS: a folder of documents).
-CORPUS ?= ../shared/corpus
+# The same chain on the real corpus.
 real-small: $(VENV)/.stamp
 	$(BIN)/pivots run configs/real-small.yaml --corpus.path $(CORPUS) $(ARGS)
 

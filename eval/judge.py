@@ -29,6 +29,7 @@ from mining.common.task import Concept, Task
 
 MAX_PAUSE_SECONDS = 60.0
 MAX_SHOWN_CHARS = 300
+MAX_REPLY_BYTES = 16 << 20
 # Statuses after which another attempt may succeed.
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
@@ -188,7 +189,10 @@ class _Endpoint:
             asked = None
             try:
                 with _OPENER.open(message, timeout=self.settings.timeout_seconds) as reply:
-                    return json.loads(reply.read())
+                    data = reply.read(MAX_REPLY_BYTES + 1)
+                    if len(data) > MAX_REPLY_BYTES:
+                        raise InputError(f"{self.url}: the reply is over {MAX_REPLY_BYTES} bytes")
+                    return json.loads(data)
             except urllib.error.HTTPError as error:
                 said = error.read().decode("utf-8", "replace")
                 if self.key:  # some servers repeat what they were sent
@@ -198,7 +202,7 @@ class _Endpoint:
                 if error.code not in PASSING:
                     raise InputError(f"{self.url}: {trouble}{self._hint(error.code)}") from None
                 asked = error.headers.get("Retry-After")
-            except ValueError as error:  # no JSON, or not even UTF-8
+            except (ValueError, RecursionError) as error:  # no JSON, or not even UTF-8
                 raise InputError(f"{self.url}: the reply is no JSON ({error})") from None
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 trouble = str(getattr(error, "reason", None) or error or type(error).__name__)
@@ -227,4 +231,5 @@ class _Endpoint:
         except (KeyError, IndexError, TypeError):
             shown = json.dumps(reply, ensure_ascii=False)[:MAX_SHOWN_CHARS]
             raise InputError(f"{self.url}: not a chat completion: {shown}") from None
-        return content if isinstance(content, str) else ""
+        # JSON can spell halves of characters, which no file takes.
+        return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""

@@ -7,28 +7,28 @@
     concepts     a ready table of concepts, read by `eval.build_sources`, not here
 
 A line that cannot be read becomes a `BadLine`; it is for the caller to keep it. Files may be
-gzip-compressed (.gz).
+compressed (.gz, .zst).
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from eval.glosses import gloss_words
 from mining.common.errors import InputError
+from mining.lines import Damage, LongRecord, decompress, split_lines
+from mining.remote import HashingStream
 
 Format = Literal["pairs", "table", "cedict", "wiktextract", "concepts"]
 FORMATS: tuple[str, ...] = get_args(Format)
 TABLE_HEADER = ("source", "target", "pos", "sense")
 LIST_HEADER = ("id", "pos", "class")
+MAX_LINE_BYTES = 16 << 20
 MAX_RAW_CHARS = 500
 MAX_SHOWN_CHARS = 80
 MAX_GLOSS_WORDS = 6
@@ -140,32 +140,32 @@ def tidy(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _open(path: Path) -> IO[bytes]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(path))
-    return path.open("rb")
-
-
 def read_lines(path: Path) -> Iterator[tuple[int, str | BadLine]]:
     """Number (from 1) and text of each line without its end; a BadLine where it is not UTF-8.
 
-    Raises InputError where the file is missing or, being compressed, not readable to its end.
+    A line over 16 MiB is a BadLine too. Raises InputError where the file is missing or, being
+    compressed, not readable to its end.
     """
-    with _open(path) as handle:
-        try:
-            for number, data in enumerate(handle, start=1):
-                data = data.rstrip(b"\r\n")
-                if number == 1:
-                    data = data.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, data.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raw = data.decode("utf-8", "backslashreplace")
-                    yield number, bad_line(number, f"not UTF-8 at byte {error.start}", raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(f"{path}: not readable to the end ({error})") from None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as raw:
+        lines = split_lines(decompress(HashingStream(raw), path.name), MAX_LINE_BYTES)
+        for number, data in enumerate(lines, start=1):
+            if isinstance(data, Damage):
+                raise InputError(f"{path}: not readable to the end ({data.detail})")
+            if isinstance(data, LongRecord):
+                head = data.head.decode("utf-8", "backslashreplace")
+                reason = f"{data.n_bytes} bytes, more than {MAX_LINE_BYTES}"
+                yield number, bad_line(number, reason, head)
+                continue
+            data = data.rstrip(b"\r\n")
+            if number == 1:
+                data = data.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield number, data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                shown = data.decode("utf-8", "backslashreplace")
+                yield number, bad_line(number, f"not UTF-8 at byte {error.start}", shown)
 
 
 def bad_line(number: int, reason: str, raw: str) -> BadLine:
@@ -248,8 +248,11 @@ def _read_wiktextract(path: Path, gloss_lang: str) -> Iterator[Entry | BadLine]:
             yield bad_line(number, f"not valid JSON ({error})", line)
             continue
         try:
-            yield from list(_wiktextract_entries(record, gloss_lang))
-        except (KeyError, TypeError, AttributeError) as error:
+            entries = list(_wiktextract_entries(record, gloss_lang))
+            for entry in entries:
+                "".join((entry.source, entry.target, entry.label)).encode()
+            yield from entries
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
             yield bad_line(
                 number, f"not a Wiktextract word ({type(error).__name__}: {error})", line
             )

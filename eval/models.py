@@ -29,6 +29,7 @@ from mining.common.stage import (
     read_manifest,
 )
 from mining.common.tokenizer import Tokenizer, hub_file, load_tokenizer
+from training.model import LOAD_ERRORS
 
 # What a probe of an unknown architecture may raise when it cannot do what it is asked to.
 PROBE_ERRORS = (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError)
@@ -131,7 +132,7 @@ def load_model(
         net = AutoModelForCausalLM.from_pretrained(
             str(folder), revision=commit or "main", dtype=kind, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except LOAD_ERRORS as error:
         raise InputError(
             f"{folder}: not a causal language model that transformers can load ({error})"
         ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,13 @@ from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
 
+# What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights.
+MACHINE_TROUBLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+}  # fmt: skip
+MACHINE_EXIT_CODE = 7
 USAGE = """\
 usage: pivots COMMAND [--config FILE] [--section.key VALUE ...]
 
@@ -52,9 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PivotsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        if _machine_errno(error) not in MACHINE_TROUBLE:
+            raise
+        log.debug("the place of it", exc_info=True)
+        print(
+            f"error: {error}. Nothing half-written counts; once that is put right, the same "
+            "command goes on from here (--verbose shows where it happened)",
+            file=sys.stderr,
+        )
+        return MACHINE_EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _machine_errno(error: Exception) -> int | None:
+    """The system's number of an error; libraries in Rust have it in their text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _usage() -> str:

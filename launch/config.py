@@ -25,8 +25,10 @@ from eval.intervene_settings import InterveneSettings
 from eval.report_settings import ReportSettings
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
-from mining.common.errors import SettingsError, check_setting
+from mining.common.errors import InputError, SettingsError, check_setting
 from mining.common.files import write_text
+from mining.common.names import is_file_name
+from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 from mining.mix_settings import MixSettings
 from mining.settings import (
@@ -121,6 +123,8 @@ class RunConfig:
         check_setting(self, "inputs", not unknown, f"names of stages: {', '.join(STAGES)}")
         clash = sorted(set(self.models) & set(self.mix.arms))
         check_setting(self, "models", not clash, "names that no arm has")
+        names_ok = all(map(is_file_name, self.models))
+        check_setting(self, "models", names_ok, "names that folders may have")
         labels = (*self.mix.arms, *self.models)
         known = {*labels, *(f"{label}/{seed}" for label in labels for seed in self.seeds)}
         places = f"ARM, ARM/SEED or a model: {', '.join(labels)}; seeds {self.seeds}"
@@ -275,9 +279,9 @@ def _check_sections(path: Path) -> None:
     if not path.is_file():
         raise SettingsError(f"{path}: no such config file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {_one_line(error)}") from None
+        value = read_yaml(path)
+    except InputError as error:
+        raise SettingsError(str(error)) from None
     if value is not None and not isinstance(value, dict):
         raise SettingsError(f"{path}: found a {type(value).__name__}, expected sections with keys")
     for key in value or {}:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from mining.common.errors import InputError
+from mining.common.names import LANGUAGE_CODE
 from mining.lines import KEPT_BYTES, Damage, LongRecord, decompress, split_lines
 from mining.remote import HashingStream, hash_file, open_filesystem
 from mining.row_files import ROW_SUFFIXES, BadRow, read_rows
@@ -27,8 +27,6 @@ from mining.settings import CorpusSettings
 LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".ndjson")
 SUFFIXES = (*LINE_SUFFIXES, *ROW_SUFFIXES)
 MAX_ID_CHARS = 4096
-# Languages name files and columns, so that no text from a record may lead out of a folder.
-LANGUAGE_CODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DATASET_STATE = "state.json"
 
 
@@ -158,7 +156,7 @@ class FileReader:
 
     def _row_record(self, row: dict[str, Any] | BadRow | Damage, number: int) -> Record | Rejected:
         if isinstance(row, BadRow):
-            return rejected(self.name, number, "invalid UTF-8", row.detail, row.raw)
+            return rejected(self.name, number, row.reason, row.detail, row.raw)
         if isinstance(row, Damage):
             return rejected(self.name, number, row.reason, row.detail, row.rest)
         data = json.dumps(row, ensure_ascii=True, default=str).encode()

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from icu4py.breakers import WordBreaker
 
-from mining.common.shards import list_shards
+from mining.common.shards import list_shards, open_table
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.segment import words as segment
 
@@ -75,7 +75,7 @@ class Documents:
         """Ids that are written like `name`, among the first documents of each shard."""
         ids: list[str] = []
         for shard in self._shards("token"):
-            with pq.ParquetFile(shard) as file:
+            with open_table(shard) as file:
                 batch = next(file.iter_batches(batch_size=NEAR_DOCUMENTS, columns=["id"]), None)
             ids += batch.column("id").to_pylist() if batch is not None else []
         return difflib.get_close_matches(name, ids, n=3)
@@ -146,7 +146,7 @@ def _edge(char: str) -> str:
 def _rows_with(shard: Path, id_: int) -> Iterator[tuple[int, str]]:
     """Row and language of the documents of a shard that hold an id."""
     first = 0
-    with pq.ParquetFile(shard) as file:
+    with open_table(shard) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["lang", "tokens"]):
             lists = batch.column("tokens")
             offsets = lists.offsets.to_numpy()
@@ -159,7 +159,7 @@ def _rows_with(shard: Path, id_: int) -> Iterator[tuple[int, str]]:
 
 def _row(shard: Path, row: int) -> Facts:
     """One row of a shard, reading the one row group that holds it."""
-    with pq.ParquetFile(shard) as file:
+    with open_table(shard) as file:
         for group in range(file.num_row_groups):
             n_rows = file.metadata.row_group(group).num_rows
             if row < n_rows:

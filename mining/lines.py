@@ -14,6 +14,8 @@ import zstandard
 from mining.remote import READ_BYTES, HashingStream
 
 KEPT_BYTES = 64 << 10
+ZSTD_SKIPPED = 0x184D2A50  # and the next 15
+ZSTD_REPEATED = 1
 
 
 @dataclass(frozen=True)
@@ -101,22 +103,69 @@ def _gunzip(stream: HashingStream) -> Iterator[bytes | Damage]:
 
 
 def _unzstd(stream: HashingStream) -> Iterator[bytes | Damage]:
-    # The library's stream reader ends silently inside a frame; the decompressor object tells.
-    decompressor: Any = None
-    data = b""
-    while data or (data := stream.read(READ_BYTES)):
-        if decompressor is None:
-            decompressor = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            yield decompressor.decompress(data)
-        except zstandard.ZstdError as error:
-            yield Damage("damaged file", str(error), b"")
-            return
-        data = b""
-        if decompressor.eof:
-            data, decompressor = decompressor.unused_data, None
-    if decompressor is not None:
+    # The library's stream reader ends silently inside a frame, and its other ways give all that a
+    # piece of input spells: of a line of one letter repeated, some kilobytes spell a gigabyte.
+    source = _Source(stream)
+    try:
+        while source.more():
+            yield from _zstd_frame(source)
+    except EOFError:
         yield Damage("truncated file", "the zstd stream ends inside a frame", b"")
+    except zstandard.ZstdError as error:
+        yield Damage("damaged file", str(error), b"")
+
+
+def _zstd_frame(source: _Source) -> Iterator[bytes]:
+    """One frame, block by block (RFC 8878, section 3.1); a block is at most 128 KiB of output.
+
+    Raises EOFError where the source ends before, and ZstdError where it holds something else.
+    """
+    magic = source.take(4)
+    if int.from_bytes(magic, "little") & ~0xF == ZSTD_SKIPPED:
+        left = int.from_bytes(source.take(4), "little")
+        while left:
+            left -= len(source.take(min(left, READ_BYTES)))
+        return
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    yield decompressor.decompress(magic)
+    header = source.take(1)
+    descriptor = header[0]
+    single_segment, n_size = descriptor >> 5 & 1, (0, 2, 4, 8)[descriptor >> 6]
+    n_window = 1 - single_segment
+    n_id = (0, 1, 2, 4)[descriptor & 3]
+    n_left = n_window + n_id + (n_size or single_segment)
+    yield decompressor.decompress(header + source.take(n_left))
+    last = False
+    while not last:
+        head = source.take(3)
+        bits = int.from_bytes(head, "little")
+        last, kind, size = bool(bits & 1), bits >> 1 & 3, bits >> 3
+        yield decompressor.decompress(head + source.take(1 if kind == ZSTD_REPEATED else size))
+    if descriptor >> 2 & 1:
+        yield decompressor.decompress(source.take(4))
+
+
+class _Source:
+    """A stream read in pieces of given sizes."""
+
+    def __init__(self, stream: HashingStream) -> None:
+        self._stream, self._data, self._at = stream, b"", 0
+
+    def more(self) -> bool:
+        """Whether there is at least one byte more."""
+        if self._at == len(self._data):
+            self._data, self._at = self._stream.read(READ_BYTES), 0
+        return bool(self._data)
+
+    def take(self, n: int) -> bytes:
+        """The next n bytes; EOFError where there are fewer."""
+        while len(self._data) - self._at < n:
+            more = self._stream.read(READ_BYTES)
+            if not more:
+                raise EOFError
+            self._data, self._at = self._data[self._at :] + more, 0
+        self._at += n
+        return self._data[self._at - n : self._at]
 
 
 def split_lines(

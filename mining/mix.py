@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import atomic_path, write_json
-from mining.common.shards import common_info, list_shards, write_table
+from mining.common.shards import common_info, list_shards, open_table, write_table
 from mining.common.stage import (
     Input,
     StageInput,
@@ -244,7 +243,7 @@ def _load_places(folder: Path, k: int) -> Places:
 
 def _token_lists(shard: Path) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]:
     """Offsets int64 [n + 1] and tokens uint32 of a shard's documents, some at a time."""
-    with pq.ParquetFile(shard) as file:
+    with open_table(shard) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["tokens"]):
             lists: Any = batch.column("tokens")
             offsets = lists.offsets.to_numpy().astype(np.int64)

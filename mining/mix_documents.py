@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError, MismatchError
+from mining.common.shards import open_table, read_columns
 from mining.common.seeds import length_prefixed
 from mining.kernels.hashing import hash_texts
 
@@ -113,8 +113,8 @@ def read_documents(shards: Sequence[Path], score: Path, unit: str) -> Documents:
 def _read(shard: Path, path: Path, unit: str) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: the scores of {shard} are missing")
-    left = pq.read_table(shard, columns=["id", "lang", "source", "group"])
-    right = pq.read_table(path, columns=["id", "n_tokens", "proportion"])
+    left = read_columns(shard, ["id", "lang", "source", "group"])
+    right = read_columns(path, ["id", "n_tokens", "proportion"])
     if not left["id"].equals(right["id"]):
         raise MismatchError(f"{path}: its documents are not those of {shard}")
     # Scores of words count words; to read all token lists just for their lengths costs as much as
@@ -124,7 +124,7 @@ def _read(shard: Path, path: Path, unit: str) -> pa.Table:
 
 
 def _lengths(shard: Path) -> pa.Array:
-    with pq.ParquetFile(shard) as file:
+    with open_table(shard) as file:
         parts = [
             pc.list_value_length(batch.column("tokens")).cast(pa.int64())
             for batch in file.iter_batches(columns=["tokens"])

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
-from mining.common.shards import list_shards, write_table
+from mining.common.shards import list_shards, read_columns, write_table
 from mining.common.stage import StageRun
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
@@ -122,7 +122,7 @@ def spool_texts(
     for k in range(rank, len(shards), world_size):
         first, last = np.searchsorted(wanted, starts[k : k + 2])
         left = iter((wanted[first:last] - starts[k]).tolist())
-        table = pq.read_table(shards[k], columns=SHARD_COLUMNS)
+        table = read_columns(shards[k], SHARD_COLUMNS)
         ends = []
         end = 0
         with atomic_path(work / f"{k:05d}.txt") as temporary, temporary.open("wb") as handle:

@@ -45,6 +45,7 @@ def write_band(
             compression=COMPRESSION,
             use_dictionary=False,
             column_encoding=ENCODING,
+            write_page_checksum=True,
         ) as writer,
     ):
         while True:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
 from mining.common.files import atomic_path
+from mining.common.shards import open_table
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_pieces(shards: Sequence[Path], n_ids: int, rank: int, world: int) -> It
     number = 0
     first = 0
     for path in shards:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             for group in range(file.num_row_groups):
                 n_documents = file.metadata.row_group(group).num_rows
                 if n_documents and number % world == rank:

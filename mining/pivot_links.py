@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
+from mining.common.shards import open_table
 from mining.common.logs import progress
 from mining.kernels.pivots import (
     COUNT_BINS,
@@ -139,7 +140,7 @@ def _for_pairs(
     with progress(title, total, "pairs") as ticker:
 
         def read(number: int) -> None:
-            with pq.ParquetFile(files[number]) as file:
+            with open_table(files[number]) as file:
                 for batch in file.iter_batches(batch_size=PAIRS_PER_BATCH):
                     take(*(batch.column(name).to_numpy() for name in ("i", "j", "n")))
                     ticker.advance(len(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -16,12 +17,15 @@ ROW_SUFFIXES = (".parquet", ".arrow")
 BATCH_ROWS = 1024
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+# What the libraries raise for values that are not what the file says.
+BAD_VALUES = (pa.ArrowException, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row with a string that is no UTF-8; `raw` is the row as text."""
+    """A row whose values are not what the file says; `raw` is the row as text."""
 
+    reason: str
     detail: str
     raw: bytes
 
@@ -33,8 +37,9 @@ def read_rows(path: str) -> Iterator[dict[str, Any] | BadRow | Damage]:
         with filesystem.open(inner, "rb") as raw:
             for batch in _parquet(raw) if path.endswith(".parquet") else _arrow(raw):
                 yield from _rows(batch)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # A damaged file may lead to a place before its beginning.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the disk's or the network's trouble, not the file's
         yield Damage("damaged file", str(error), b"")
     except _TruncatedError:
@@ -73,26 +78,44 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
-    """The rows of a batch; the formats say that strings are UTF-8, but nobody checks it."""
+    """The rows of a batch; nobody else checks that its bytes are what the format says.
+
+    Unchecked, a damaged Arrow file makes the library read memory that is not the file's.
+    """
     try:
-        rows = batch.to_pylist()
-    except UnicodeDecodeError:
+        rows = _checked(batch)
+    except BAD_VALUES:
         for number in range(len(batch)):
             one = batch.slice(number, 1)
             try:
-                yield one.to_pylist()[0]
+                yield from _checked(one)
             except UnicodeDecodeError as error:
-                yield BadRow(f"at byte {error.start} of a string", _raw_row(one))
+                yield BadRow("invalid UTF-8", f"at byte {error.start} of a string", _raw_row(one))
+            except BAD_VALUES as error:
+                reason = "invalid UTF-8" if "UTF8" in str(error) else "damaged row"
+                yield BadRow(reason, str(error), _raw_row(one))
     else:
         yield from rows
 
 
+def _checked(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    return rows
+
+
 def _raw_row(row: pa.RecordBatch) -> bytes:
-    """A batch of one row as text, its strings as bytes."""
-    values = (
-        column.cast(pa.binary()).to_pylist()[0]
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        else column
-        for column in row.columns
-    )
-    return "\n".join(map("{}: {}".format, row.schema.names, values)).encode()
+    """A batch of one row as text, its strings as bytes, what cannot be read as the reason."""
+    lines = []
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        value: Any = column
+        try:
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                column.validate()
+                value = column.cast(pa.binary()).to_pylist()[0]
+            else:
+                column.validate(full=True)
+        except BAD_VALUES as error:
+            value = f"({error})"
+        lines.append(f"{name}: {value}")
+    return "\n".join(lines).encode()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path
-from mining.common.shards import ROWS_PER_GROUP, common_info, list_shards, write_table
+from mining.common.shards import ROWS_PER_GROUP, common_info, list_shards, open_table, write_table
 from mining.common.stage import StageInput, begin, read_manifest, require_same, settings_dict
 from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
@@ -85,7 +85,7 @@ def _score_shard(
     """A shard's rows of SCHEMA, and the characters of its documents (int64 [n_docs])."""
     tables = []
     n_chars = [np.zeros(0, dtype=np.int64)]
-    with pq.ParquetFile(shard) as file:
+    with open_table(shard) as file:
         for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
             lists = batch.column("tokens")
             offsets = lists.offsets.to_numpy().astype(np.int64)

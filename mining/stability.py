@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mining.common.files import remove_tree
 from mining.common.seeds import hash64
-from mining.common.shards import common_info, list_shards
+from mining.common.shards import common_info, list_shards, open_table
 from mining.common.stage import read_manifest, require_same
 from mining.contexts import cut_documents
 from mining.count_memory import DEFAULT_BANDS_BYTES, MAX_POSTINGS, bands_within
@@ -194,7 +193,7 @@ def _pieces(
 
 def _halves(shards: list[Path]) -> Iterator[npt.NDArray[np.int64]]:
     for path in shards:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
                 if ids:

@@ -6,11 +6,7 @@ marker a finished task, named as datatrove's executors name it; a rerun does onl
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,65 +18,16 @@ from mining.threads import run_in_threads
 
 Task = Callable[[int, int], None]
 POLL_SECONDS = 0.5
-# What the workers run. Each step has workers of its own, which would import it all once more.
-STAGES = ["mining.count", "mining.score", "mining.tokenize", "mining.words"]
 
 
 @dataclass
 class _Step:
-    """One task as a datatrove pipeline step; `owner` is the process that the run belongs to."""
+    """One task as a datatrove pipeline step."""
 
     task: Task
-    owner: int
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
         self.task(rank, world_size)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Runs in a worker process before datatrove logs anything there.
-        self.__dict__.update(state)
-        _calm_worker()
-        _end_with(self.owner)
-
-
-def _calm_worker() -> None:
-    from loguru import logger
-
-    logger.disable("datatrove")
-    for name in ("RAYON_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
-
-def _end_with(owner: int) -> None:
-    """End this process soon after the process `owner`, so that a killed run leaves nobody at work.
-
-    A worker of a killed run would go on to write where the next run writes too.
-    """
-
-    def watch() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            while True:
-                os.kill(owner, 0)  # sends nothing; fails once the process is gone
-                time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@functools.cache
-def _owners() -> set[int]:
-    """Processes whose forked children end with them: those inside `run_tasks`.
-
-    datatrove forks a process that hands out ranks, and gives no other way to reach it.
-    """
-    owners: set[int] = set()
-
-    def after_fork() -> None:
-        for owner in owners:
-            _end_with(owner)
-
-    os.register_at_fork(after_in_child=after_fork)
-    return owners
 
 
 def marker_path(folder: Path, rank: int) -> Path:
@@ -126,7 +73,7 @@ def run_tasks(
             if in_threads or workers == 1:
                 _run_here(task, n_tasks, folder, workers)
             else:
-                _run_in_processes(task, n_tasks, folder, workers)
+                _run_in_processes(title, task, n_tasks, folder, workers)
         finally:
             stop.set()
             watcher.join()
@@ -142,21 +89,16 @@ def _run_here(task: Task, n_tasks: int, folder: Path, workers: int) -> None:
     run_in_threads(call, missing_tasks(folder, n_tasks), workers)
 
 
-def _run_in_processes(task: Task, n_tasks: int, folder: Path, workers: int) -> None:
-    import multiprocess
+def _run_in_processes(title: str, task: Task, n_tasks: int, folder: Path, workers: int) -> None:
     from datatrove.executor import LocalPipelineExecutor
     from loguru import logger
 
+    from mining.workers import run_in_workers
+
     logger.disable("datatrove")
-    multiprocess.set_forkserver_preload(["datatrove.executor", *STAGES])
-    executor = LocalPipelineExecutor(
-        pipeline=[_Step(task, os.getpid())], tasks=n_tasks, workers=workers, logging_dir=str(folder)
-    )
-    _owners().add(os.getpid())
-    try:
-        executor.run()
-    finally:
-        _owners().discard(os.getpid())
+    executor = LocalPipelineExecutor([_Step(task)], tasks=n_tasks, logging_dir=str(folder))
+    # datatrove's own way of running its tasks would wait for ever for a worker that is killed.
+    run_in_workers(title, executor._run_for_rank, executor.get_incomplete_ranks(), workers)
 
 
 def _watch(folder: Path, ticker: Ticker, stop: threading.Event) -> None:

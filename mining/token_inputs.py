@@ -25,6 +25,7 @@ from mining.settings import CorpusSettings
 from mining.token_order import NUMPY_HEADER, ORDER_NAME, SequenceFiles, locate, read_order
 
 BATCH_SEQUENCES = 256
+MAX_TOKENS = np.uint64(1 << 56)  # of a file; more would not count as int64 in bytes
 
 _load = functools.lru_cache(maxsize=2)(load_tokenizer)
 
@@ -119,9 +120,10 @@ class TokenFileReader(_TokenReader):
         data = filesystem.cat_file(inner)
         if len(data) % 8:
             raise InputError(f"{path}: {len(data)} bytes are no whole number of uint64")
-        ends = np.frombuffer(data, dtype="<u8").astype(np.int64)
-        if np.any(np.diff(ends, prepend=0) < 0):
+        found = np.frombuffer(data, dtype="<u8")
+        if np.any(found[1:] < found[:-1]) or (len(found) and found[-1] > MAX_TOKENS):
             raise InputError(f"{path}: the documents' ends do not rise")
+        ends = found.astype(np.int64)
         self.hashes[f"{self.name}.index"] = hashlib.sha256(data).hexdigest()
         return ends
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from mining.common.errors import InputError, SettingsError
+from mining.common.yaml_files import parse_yaml
 from mining.documents import list_files
 from mining.remote import open_filesystem
 from mining.settings import CorpusSettings
@@ -72,8 +72,8 @@ def read_file_list(path: str) -> list[str]:
     names: object
     if path.endswith((".yaml", ".yml")):
         try:
-            names = yaml.safe_load(text)["data"]["paths"]
-        except (yaml.YAMLError, KeyError, TypeError):
+            names = parse_yaml(text, path)["data"]["paths"]
+        except (KeyError, TypeError):
             raise InputError(f"{path}: not a training config with data.paths") from None
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]

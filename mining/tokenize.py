@@ -28,7 +28,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
-from mining.common.shards import ROWS_PER_GROUP, SCHEMA, ShardInfo, shard_metadata, write_table
+from mining.common.shards import (
+    ROWS_PER_GROUP,
+    SCHEMA,
+    WRITE_OPTIONS,
+    ShardInfo,
+    shard_metadata,
+    write_table,
+)
 from mining.common.stage import StageInput, begin, require_same, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
@@ -200,7 +207,7 @@ def _tokenize_one(
         atomic_path(parts / f"{k:05d}.quarantine.jsonl") as bad_path,
         bad_path.open("w", encoding="utf-8") as bad,
         atomic_path(parts / f"{k:05d}.parquet") as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, **WRITE_OPTIONS) as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
         good = _keep_records(
@@ -379,7 +386,7 @@ def _finish_shard(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -
         done = 0
         with (
             pq.ParquetFile(part) as file,
-            pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
+            pq.ParquetWriter(temporary, file.schema_arrow, **WRITE_OPTIONS) as writer,
         ):
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
 from mining.common.files import read_json, write_json
 from mining.common.seeds import hash64
-from mining.common.shards import list_shards, read_shard
+from mining.common.shards import list_shards, read_columns, read_shard
 from mining.corpus_text import SHARD_COLUMNS, documents_of, open_text, require_unchanged
 from mining.documents import Record
 from mining.engine_settings import EngineSettings
@@ -158,7 +157,7 @@ def _search_files(rank: int, world: int, search: Search) -> None:
     sequences = PatternFinder(*search.sequences, no_borders) if ids else None
     n_patterns = len(search.wanted.patterns)
     for k in range(rank, len(search.shards), world):
-        shard = pq.read_table(search.shards[k], columns=SHARD_COLUMNS)
+        shard = read_columns(search.shards[k], SHARD_COLUMNS)
         found: dict[str, Postings] = {}
         hashes: dict[str, str] = {}
         if words is not None and search.readers is not None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from mining.common.files import atomic_path
 from mining.common.shards import (
     SCHEMA,
+    WRITE_OPTIONS,
     ShardInfo,
     as_batch,
     shard_metadata,
@@ -69,7 +70,7 @@ def local_words(path: Path, wanted: bool) -> Iterator[LocalWords]:
         yield LocalWords(None)
         return
     with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, SCHEMA, **WRITE_OPTIONS) as writer:
             local = LocalWords(writer)
             yield local
         write_table(_vocabulary_path(path), pa.table({"word": pa.array(local.ids, pa.string())}))
@@ -159,7 +160,7 @@ def _final_ids(
         with (
             atomic_path(out / "words" / f"{k:05d}.parquet") as temporary,
             pq.ParquetFile(part) as file,
-            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            pq.ParquetWriter(temporary, schema, **WRITE_OPTIONS) as writer,
         ):
             for rows in file.iter_batches():
                 lists = rows.column("tokens")

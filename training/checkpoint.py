@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import dump_json, read_json, remove_tree, sha256_file
 from mining.common.logs import log
+from mining.common.names import is_file_name
 from training.parallel import Holding, flat, kept_buffers
 
 FORMAT_VERSION = 2
@@ -226,7 +227,9 @@ def _gather(holding: Holding, value: Any) -> list[Any]:
 
 def _folders(folder: Path) -> list[Path]:
     """Checkpoint folders by name, newest first."""
-    return sorted(folder.glob(f"{PREFIX}*"), reverse=True) if folder.is_dir() else []
+    # Nothing else that somebody puts there, say a copy with another ending, is ours to remove.
+    found = folder.glob(f"{PREFIX}*") if folder.is_dir() else ()
+    return sorted((p for p in found if p.name.removeprefix(PREFIX).isdecimal()), reverse=True)
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -238,7 +241,10 @@ def _read_checked(path: Path) -> TrainerState:
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise InputError("its manifest is of another format")
     listed = manifest.get("files")
-    if not isinstance(listed, dict) or any(set(e) != {"bytes", "sha256"} for e in listed.values()):
+    if not isinstance(listed, dict) or "state.json" not in listed or any(
+        not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"} or not is_file_name(name)
+        for name, entry in listed.items()
+    ):
         raise InputError("its manifest has other keys than this version writes")
     for name, entry in listed.items():
         file = path / name
@@ -246,11 +252,14 @@ def _read_checked(path: Path) -> TrainerState:
             raise InputError(f"{name} is missing or torn")
         if sha256_file(file) != entry["sha256"]:
             raise InputError(f"{name} differs from its hash")
-    raw: dict[str, Any] = read_json(path / "state.json")
-    if set(raw) != {f.name for f in fields(TrainerState)}:
+    raw: Any = read_json(path / "state.json")
+    if not isinstance(raw, dict) or set(raw) != {f.name for f in fields(TrainerState)}:
         raise InputError("state.json has other keys than this version writes")
-    pending = [tuple(float(value) for value in row) for row in raw["pending"]]
-    return TrainerState(raw["step"], raw["metrics_bytes"], pending)
+    try:
+        pending = [tuple(float(value) for value in row) for row in raw["pending"]]
+        return TrainerState(int(raw["step"]), int(raw["metrics_bytes"]), pending)
+    except (TypeError, ValueError):
+        raise InputError("state.json has other values than this version writes") from None
 
 
 def _sync(path: Path) -> None:

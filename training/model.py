@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mining.common.errors import (
@@ -24,6 +26,10 @@ from mining.common.stage import require_same
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from training.settings import ModelSettings, TrainSettings
 
+# What loading a damaged or foreign checkpoint raises.
+LOAD_ERRORS = (
+    OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -102,9 +108,10 @@ def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
     )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch.float32, attn_implementation=settings.attention
-        )
-    except (OSError, ValueError) as error:
+            path, revision=revision, dtype=torch.float32, attn_implementation=settings.attention,
+            trust_remote_code=False,
+        )  # fmt: skip
+    except LOAD_ERRORS as error:
         raise InputError(f"{path}: not a checkpoint that transformers loads ({error})") from None
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < tokenizer.vocab_size:

@@ -75,6 +75,8 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # numbers or brackets without end
+        raise InputError(f"{path}: not JSON that can be read ({error})") from None
 
 
 def remove_leftovers(folder: Path) -> None:

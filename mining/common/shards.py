@@ -9,9 +9,11 @@ fingerprint of the tokenizer or vocabulary whose ids these are.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,8 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 4096
+# Each page with a checksum, so that a reader notices a bit that changed on a disk.
+WRITE_OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def write_table(path: Path, table: pa.Table, metadata: dict[str, str] | None = N
     if metadata:
         table = table.replace_schema_metadata(metadata)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 20)
+        pq.write_table(table, temporary, row_group_size=1 << 20, **WRITE_OPTIONS)
 
 
 def write_shard(path: Path, table: pa.Table, info: ShardInfo) -> None:
@@ -81,7 +85,7 @@ def write_shard(path: Path, table: pa.Table, info: ShardInfo) -> None:
     }
     table = table.cast(SCHEMA).replace_schema_metadata(metadata)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, **WRITE_OPTIONS)
 
 
 def shard_metadata(info: ShardInfo) -> dict[str, str]:
@@ -124,9 +128,38 @@ def common_info(paths: Sequence[Path]) -> ShardInfo:
 def read_shard(path: Path) -> Iterator[TokenBatch]:
     """Yield a shard's documents in batches of at most ROWS_PER_GROUP, in order."""
     shard_info(path)
-    with pq.ParquetFile(path) as file:
+    with open_table(path) as file:
         for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
             yield as_batch(batch)
+
+
+@contextlib.contextmanager
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of a stage, its pages held against their checksums while they are read.
+
+    Raises InputError where it is damaged.
+    """
+    with _naming(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        yield file
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a Parquet file of a stage; InputError where it is damaged."""
+    with _naming(path):
+        return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's or the network's trouble, not the file's
+        raise InputError(
+            f"{path}: is damaged ({error}); `pivots verify` finds what else is, then remove the "
+            "stage's manifest.json and run the stage again"
+        ) from None
 
 
 def as_batch(batch: pa.RecordBatch) -> TokenBatch:

@@ -90,7 +90,12 @@ class StageInput:
     stage: str
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
-        read_manifest(self.path, self.stage)
+        manifest = read_manifest(self.path, self.stage)
+        # A file that is gone would else be work that nobody misses.
+        if damaged := _missing_outputs(self.path, manifest.outputs):
+            raise InputError(
+                f"{self.path}: {damaged[0]}; run `pivots {self.stage}` again, or bring it back"
+            )
         return {"stage": self.stage, "manifest_sha256": sha256_file(self.path / MANIFEST)}
 
     def location(self) -> Any:
@@ -173,15 +178,38 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
         what = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
         raise InputError(f"{folder}: {what}; run `pivots {stage or 'STAGE'}` first")
     raw = read_json(path)
-    names = {f.name for f in dataclasses.fields(Manifest)}
-    if not isinstance(raw, dict) or set(raw) != names:
-        raise InputError(f"{path}: not a manifest of this project (keys {sorted(raw)})")
+    fault = _manifest_fault(raw)
+    if fault is not None:
+        raise InputError(f"{path}: not a manifest of this project ({fault})")
     if raw["format_version"] != FORMAT_VERSION:
         found = raw["format_version"]
         raise InputError(f"{path}: format {found}, this version reads {FORMAT_VERSION}")
     if stage is not None and raw["stage"] != stage:
         raise InputError(f"{path}: is of stage '{raw['stage']}', expected '{stage}'")
     return Manifest(**raw)
+
+
+def _manifest_fault(raw: Any) -> str | None:
+    """Why a JSON value cannot be a Manifest; None where it can."""
+    types = {
+        "stage": str, "format_version": int, "code_version": str, "settings": dict, "inputs": dict,
+        "outputs": dict, "counts": dict,
+    }  # fmt: skip
+    if not isinstance(raw, dict):
+        return f"found {type(raw).__name__}"
+    if set(raw) != set(types):
+        return f"keys {sorted(raw)}"
+    for key, expected in types.items():
+        if not isinstance(raw[key], expected):
+            return f"{key} is {type(raw[key]).__name__}"
+    for name, entry in raw["outputs"].items():
+        fields = entry if isinstance(entry, dict) else {}
+        sound = isinstance(fields.get("bytes"), int) and isinstance(fields.get("sha256"), str)
+        if not sound or Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"the output {name!r:.80} is no file below it"
+    if not all(isinstance(entry, dict) for entry in raw["inputs"].values()):
+        return "an input is no object"
+    return None
 
 
 def verify_outputs(folder: Path) -> None:
@@ -191,7 +219,10 @@ def verify_outputs(folder: Path) -> None:
         if not path.is_file():
             raise InputError(f"{path}: recorded in the manifest but missing; run the stage again")
         if sha256_file(path) != entry["sha256"]:
-            raise InputError(f"{path}: content differs from its manifest; run the stage again")
+            raise InputError(
+                f"{path}: content differs from its manifest; remove {folder / MANIFEST} and run "
+                "the stage again"
+            )
 
 
 def code_version() -> str:
@@ -309,7 +340,7 @@ def begin(
     end_jobs(out / WORK)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
     old_run = read_json(out / RUN) if (out / RUN).is_file() else {}
-    if old is not None and (not isinstance(old, dict) or old.get("stage") != stage):
+    if old is not None and (_manifest_fault(old) is not None or old["stage"] != stage):
         raise InputError(
             f"{out}: its manifest.json is not of stage '{stage}'; nothing was touched, choose "
             "another folder"
@@ -318,7 +349,7 @@ def begin(
     noted = (old or {}, old_run)
     if old is None and (work / IDENTITY).is_file() and (work / RUN).is_file():
         noted = read_json(work / IDENTITY), read_json(work / RUN)
-    recorded, places = (note.get("inputs", {}) for note in noted)
+    recorded, places = (_mapping(_mapping(note).get("inputs")) for note in noted)
     identities = {
         name: item.identity(recorded.get(name), places.get(name)) for name, item in inputs.items()
     }
@@ -330,7 +361,7 @@ def begin(
     }
     if old is not None:
         differences = describe_differences({key: old.get(key) for key in expected}, expected)
-        damaged = _missing_outputs(out, old)
+        damaged = _missing_outputs(out, old["outputs"])
         if not differences and not damaged:
             log.info("%s: already done in %s", stage, out)
             lock.close()
@@ -393,10 +424,11 @@ def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
     digest = sha256_file(folder / MANIFEST)
     changed = "" if expected in (None, digest) else "  (CHANGED since it was read)"
     lines = [f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"]
-    places = (read_json(folder / RUN) if (folder / RUN).is_file() else {}).get("inputs", {})
+    run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
+    places = _mapping(_mapping(run).get("inputs"))
     for name, entry in sorted(manifest.inputs.items()):
         if "manifest_sha256" in entry:
-            path = Path(places.get(name, {}).get("path", ""))
+            path = Path(str(_mapping(places.get(name)).get("path", "")))
             if (path / MANIFEST).is_file():
                 lines += _lineage(path, indent + "  ", entry["manifest_sha256"])
             else:
@@ -446,15 +478,20 @@ def _close_in_children(handle: IO[str]) -> None:
     os.register_at_fork(after_in_child=close)
 
 
-def _missing_outputs(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+def _missing_outputs(out: Path, outputs: Mapping[str, Any]) -> list[str]:
     lines = []
-    for name, entry in manifest.get("outputs", {}).items():
+    for name, entry in outputs.items():
         path = out / name
         if not path.is_file():
             lines.append(f"output {name} is missing")
         elif path.stat().st_size != entry["bytes"]:
             lines.append(f"output {name} has {path.stat().st_size} bytes, not {entry['bytes']}")
     return lines
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What run.json should hold there; it stands outside the hashes, and only speeds things up."""
+    return value if isinstance(value, dict) else {}
 
 
 def _stamp(path: Path) -> list[int]:

@@ -24,7 +24,9 @@ word of the target language also translates the concept's word of the source lan
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +35,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from mining.common.errors import InputError
+from mining.common.names import LANGUAGE_CODE
 from mining.common.seeds import generator, hash64, mix64
+from mining.common.yaml_files import read_yaml
 
 N_DISTRACTORS = 9
 
@@ -163,22 +166,19 @@ class Task:
 
 
 _KEYS = ("name", "version", "license", "languages", "instruction", "example", "query", "answer")
+_LANGUAGE_NAMES = {"source_language", "target_language"}
+# What each template may name.
+_TEMPLATES = {
+    "instruction": _LANGUAGE_NAMES,
+    "example": _LANGUAGE_NAMES | {"source", "target"},
+    "query": _LANGUAGE_NAMES | {"source"},
+    "answer": {"target"},
+}
 
 
 def read_task(path: Path) -> Task:
     """Read a task file; InputError names the file, and the key or line that is wrong."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such task file")
-    try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({error})") from None
-    expected = {"format", "concepts", *_KEYS}
-    if not isinstance(raw, dict) or set(raw) - {"avoid"} != expected:
-        found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
-        raise InputError(f"{path}: found {found}, expected the keys {sorted(expected)}")
-    if raw["format"] != 1:
-        raise InputError(f"{path}: format {raw['format']}, this version reads 1")
+    raw = _read_header(path)
     concepts = _read_concepts(path.parent / raw["concepts"], list(raw["languages"]))
     avoid: Iterable[Avoided] = ()
     if "avoid" in raw:
@@ -189,9 +189,54 @@ def read_task(path: Path) -> Task:
 
 def task_files(path: Path) -> dict[str, Path]:
     """The files a task consists of, for its content hash."""
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = _read_header(path)
     tables = [raw[key] for key in ("concepts", "avoid") if key in raw]
     return {path.name: path} | {name: path.parent / name for name in tables}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """What the task file itself says, its types and templates checked."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such task file")
+    raw = read_yaml(path)
+    expected = {"format", "concepts", *_KEYS}
+    if not isinstance(raw, dict) or set(raw) - {"avoid"} != expected:
+        found = sorted(map(str, raw)) if isinstance(raw, dict) else type(raw).__name__
+        raise InputError(f"{path}: found {found}, expected the keys {sorted(expected)}")
+    if raw["format"] != 1:
+        raise InputError(f"{path}: format {raw['format']!r:.80}, this version reads 1")
+    if not isinstance(raw["version"], int):
+        raise InputError(f"{path}: version: found {raw['version']!r:.80}, expected a number")
+    for key in sorted(set(raw) - {"format", "version", "languages"}):
+        if not isinstance(raw[key], str):
+            raise InputError(f"{path}: {key}: found {raw[key]!r:.80}, expected text")
+    languages = raw["languages"]
+    if not isinstance(languages, dict) or len(languages) < 2:
+        raise InputError(f"{path}: languages: found {languages!r:.80}, expected two or more")
+    for code, name in languages.items():
+        # Codes name files and columns.
+        if not isinstance(code, str) or not LANGUAGE_CODE.fullmatch(code):
+            raise InputError(
+                f"{path}: languages: found {code!r:.80}, expected a code of letters, digits, '-' "
+                'and "_" (in quotes where YAML takes it for something else, such as no)'
+            )
+        if not isinstance(name, str):
+            raise InputError(f"{path}: languages.{code}: found {name!r:.80}, expected a name")
+    for key, allowed in _TEMPLATES.items():
+        _check_template(f"{path}: {key}", raw[key], allowed)
+    return raw
+
+
+def _check_template(place: str, template: str, allowed: set[str]) -> None:
+    """Only plain {names}: others would reach into our objects, or spell gigabytes of blanks."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"{place}: not a template ({error})") from None
+    for _, name, form, conversion in parts:
+        if name is not None and (name not in allowed or form or conversion):
+            listed = ", ".join("{" + each + "}" for each in sorted(allowed))
+            raise InputError(f"{place}: found {{{name:.40}...}}, expected only {listed}")
 
 
 def _read_concepts(path: Path, langs: list[str]) -> list[Concept]:
@@ -231,12 +276,21 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dic
     """Line number and row of a tab-separated table; InputError where one of `columns` is empty."""
     if not path.is_file():
         raise InputError(f"{path}: no such table")
-    with path.open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
+    )
+    try:
         missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(f"{path}:1: the columns {sorted(missing)} are missing")
-        for line, row in enumerate(reader, start=2):
-            if empty := [name for name in columns if not row.get(name)]:
-                raise InputError(f"{path}:{line}: {', '.join(empty)} is empty")
-            yield line, row
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}") from None
+    if missing:
+        raise InputError(f"{path}:1: the columns {sorted(missing)} are missing")
+    for line, row in enumerate(rows, start=2):
+        if empty := [name for name in columns if not row.get(name)]:
+            raise InputError(f"{path}:{line}: {', '.join(empty)} is empty")
+        yield line, row

@@ -8,6 +8,7 @@ former as it is.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,6 +56,8 @@ def open_token_file(
             raise InputError(f"{needed}: no such file")
     dtype = token_dtype(vocab_size)
     ends = np.fromfile(index, dtype="<u8")
+    if index.stat().st_size % 8 or np.any(ends[1:] < ends[:-1]):
+        raise InputError(f"{index}: not the rising uint64 ends of documents")
     total = int(ends[-1]) if len(ends) else 0
     if path.stat().st_size != total * dtype.itemsize:
         raise InputError(
@@ -108,7 +111,9 @@ class ScatteredTokenFile:
         for place, start, end in places:
             # One call for both parts; a document is far below what one call may write at most.
             written = os.pwritev(handle, (data[start:end], self._eos), place)
-            assert written == end - start + width
+            if written != end - start + width:
+                # What the system does with the last bytes of a disk.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         """Close the file."""

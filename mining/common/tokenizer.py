@@ -95,10 +95,13 @@ def load_tokenizer(
         raise InputError(
             f"{path}: no end-of-text token; name it as eos_token in tokenizer_config.json"
         )
+    vocabulary = engine.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise InputError(f"{path}: has no entries")
     return Tokenizer(
         fingerprint=engine_fingerprint(engine),
         end_of_text=eos_id,
-        vocab_size=1 + max(engine.get_vocab(with_added_tokens=True).values()),
+        vocab_size=1 + max(vocabulary.values()),
         special_ids=frozenset(special if eos_id is None else {*special, eos_id}),
         engine=engine,
     )
@@ -143,5 +146,7 @@ def _eos_name(path: Path) -> str | None:
     config = path.parent / "tokenizer_config.json"
     if not config.is_file():
         return None
-    value = read_json(config).get("eos_token")
-    return value.get("content") if isinstance(value, dict) else value
+    values = read_json(config)
+    value = values.get("eos_token") if isinstance(values, dict) else None
+    name = value.get("content") if isinstance(value, dict) else value
+    return name if isinstance(name, str) else None

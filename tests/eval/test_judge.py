@@ -152,6 +152,8 @@ def test_passing_troubles_are_tried_again_and_answers_kept(
         (200, b"<html>", "the reply is no JSON"),
         (200, b"\xff\xfe", "the reply is no JSON"),
         (200, b'{"choices": []}', "not a chat completion"),
+        (200, b"[" * 100_000, "the reply is no JSON"),
+        (200, b" " * (17 << 20), "the reply is over"),
     ],
 )
 def test_refusals_are_errors_at_once(
@@ -191,6 +193,17 @@ def test_redirections_are_not_followed(
     with pytest.raises(InputError, match=r"/other\. That is a redirection; set build_task"):
         ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path)
     assert {path for path, _, _ in endpoint.seen} == {"/v1/chat/completions"}
+
+
+def test_an_answer_may_hold_any_characters(
+    endpoint: _Server, task: Task, tmp_path: Path
+) -> None:
+    """JSON can spell half a character; a name of a file in it is but text."""
+    said = b'{"choices": [{"message": {"content": "\\ud800 ../../x <script>"}}]}'
+    endpoint.script = [(200, said)]
+    verdicts = ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path / "cache")
+    assert verdicts[0].answer == "? ../../x <script>"
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_answers_that_are_none_are_told(

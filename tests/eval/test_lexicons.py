@@ -227,3 +227,20 @@ def test_damaged_and_nameless_files_are_errors(tmp_path: Path) -> None:
 )
 def test_languages_of_names(name: str, expected: tuple[str, str] | None) -> None:
     assert languages_of(Path(name)) == expected
+
+
+def test_lines_without_end_and_halves_of_characters_are_bad_lines(tmp_path: Path) -> None:
+    path = tmp_path / "en-de.txt.gz"
+    path.write_bytes(gzip.compress(b"dog Hund\n" + b"x" * (17 << 20) + b"\ncat Katze\n"))
+    found = entries(path, "pairs", "en", "de")
+    assert [type(item) for item in found] == [Entry, BadLine, Entry]
+    assert found[1].reason.startswith(f"{17 << 20} bytes")
+    assert len(found[1].raw) <= 500
+    path = tmp_path / "w.jsonl"
+    path.write_text(
+        '{"word": "\\ud800", "lang_code": "en", "translations": [{"word": "x", "code": "de"}]}\n'
+        '{"word": "dog", "lang_code": "en", "translations": [{"word": "Hund", "code": "de"}]}\n'
+    )
+    first, second = entries(path, "wiktextract")
+    assert (first.line, first.reason.startswith("not a Wiktextract word")) == (1, True)
+    assert second.target == "Hund"

@@ -57,6 +57,9 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"only": ["pivot/7"]}, [], r"c\.yaml: only: found \('pivot/7',\), expected ARM"),
         ({"inputs": {"nostage": "x"}}, [], r"inputs: .*expected names of stages"),
         ({"train": {"duration": "5 apples"}}, [], r"duration: found '5 apples'"),
+        ({"models": {"../../x": "m"}}, [], r"models: found .*expected names that folders may have"),
+        ({"mix": {"budget_tokens": -5}}, [], r"mix\.budget_tokens: found -5, expected at least 1"),
+        ({"count": {"class_path": "os.system"}}, [], r"count.*class_path"),
     ],
 )
 def test_mistakes_are_named_with_key_and_place(
@@ -177,3 +180,27 @@ def test_tasks_are_found_by_name_or_path(tmp_path: Path) -> None:
     assert find_task(str(tmp_path / "t.yaml")) == tmp_path / "t.yaml"
     with pytest.raises(InputError, match=r"shipped task \(words\)"):
         find_task("nothing")
+
+
+def test_a_yaml_bomb_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 30)]
+    path.write_text("\n".join([*lines, "seeds: *a29"]))
+    start = time.monotonic()
+    assert main(["count", "--config", str(path)]) == 2
+    assert time.monotonic() - start < 10
+    assert "aliases spell more than" in capsys.readouterr().err
+
+
+def test_trouble_of_the_machine_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    assert main(["world", "--out", str(place / "out"), "--quiet"]) == 7
+    error = capsys.readouterr().err
+    assert "Not a directory" in error
+    assert "the same command goes on from here" in error

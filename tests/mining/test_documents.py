@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from mining.common.errors import InputError
 from mining.documents import FileReader, Record, Rejected, list_documents, parse_record
 from mining.settings import CorpusSettings
+from tests.conftest import REPOSITORY
 
 CORPUS = CorpusSettings(group_field="metadata.page", max_record_bytes=1 << 16)
 
@@ -209,3 +212,91 @@ def test_a_source_from_the_files_name_keeps_the_dots_of_folders() -> None:
     record = parse_record(b'{"id": "1", "text": "t"}', "v1.7/en.0.json.gz", 1, CORPUS)
     assert isinstance(record, Record)
     assert record.source == "v1.7/en.0"
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_zstd_frames_of_every_kind(tmp_path: Path, checked: bool) -> None:
+    """Skippable and empty frames, frames without a size, with a checksum, of raw blocks."""
+    lines = [line(i, f"{i * 7919:x}" * 40) for i in range(60)]
+    noise = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes().hex()
+    lines[7] = line(7, noise[:60_000])
+    streaming = zstandard.ZstdCompressor(write_checksum=checked).compressobj()
+    data = (
+        zstandard.ZstdCompressor(write_checksum=checked).compress(b"".join(lines[:20]))
+        + (0x184D2A53).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"xxxxx"
+        + zstandard.compress(b"")
+        + streaming.compress(b"".join(lines[20:40])) + streaming.flush()
+        + zstandard.ZstdCompressor(level=1, write_content_size=False).compress(b"".join(lines[40:]))
+    )  # fmt: skip
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(data)
+    good, bad, _ = read(path)
+    assert [r.id for r in good] == [f"d{i}" for i in range(60)]
+    assert not bad
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, suffix: str) -> None:
+    """Some kilobytes of zstd spell all of it."""
+    n_bytes = 100 << 20
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(line(0) + b"a" * n_bytes + b"\n" + line(1))
+    if suffix:
+        path.write_bytes(compress(path.read_bytes(), suffix))
+    script = (
+        "import sys\n"
+        "from launch.bench.timing import memory_status\n"
+        "from mining.documents import FileReader\n"
+        "from mining.settings import CorpusSettings\n"
+        "before = memory_status('VmHWM')\n"
+        "items = list(FileReader(sys.argv[1], sys.argv[1], CorpusSettings(max_record_bytes=1<<20)))\n"
+        "more = memory_status('VmHWM') - before\n"
+        "print(more // 1024, [getattr(i, 'id', None) for i in items])\n"
+        "print(items[1].reason, items[1].n_bytes, items[1].sha256, len(items[1].raw))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    mib, ids = first.split(" ", 1)
+    assert ids == "['d0', None, 'd1']"
+    assert int(mib) < 32
+    digest = hashlib.sha256(b"a" * n_bytes).hexdigest()
+    assert second == f"record is too long {n_bytes} {digest} {64 << 10}"
+
+
+def test_an_arrow_file_with_wrong_offsets_is_not_followed(tmp_path: Path) -> None:
+    """The library would read memory that is not the file's."""
+    borders = np.array([0, 2, 1 << 30, 5], dtype=np.int32)
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(borders.tobytes()), pa.py_buffer(b"okabc")]
+    )
+    batch = pa.RecordBatch.from_arrays([pa.array(["a", "b", "c"]), texts], ["id", "text"])
+    path = tmp_path / "f.arrow"
+    with pa.ipc.new_stream(path, batch.schema) as writer:
+        writer.write_batch(batch)
+    good, bad, _ = read(path)
+    assert [r.id for r in good] == ["a"]
+    assert [(r.line, r.reason) for r in bad] == [(2, "damaged row"), (3, "damaged row")]
+
+
+def test_parquet_values_that_python_does_not_have(tmp_path: Path) -> None:
+    """A date after the year 9999, as other programs write it."""
+    when = pa.array([0, 1 << 62], pa.timestamp("us"))
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["t", "u"], "when": when}), tmp_path / "f.parquet")
+    good, bad, _ = read(tmp_path / "f.parquet")
+    assert [r.id for r in good] == ["a"]
+    assert [(r.line, r.reason) for r in bad] == [(2, "damaged row")]
+    assert b"text: b'u'" in bad[0].raw
+
+
+def test_ids_that_are_huge_numbers(tmp_path: Path) -> None:
+    (tmp_path / "f.jsonl").write_text(
+        '{"id": 18446744073709551615, "text": "t"}\n'
+        '{"id": 123456789012345678901234567890, "text": "no integer of 64 bits"}\n'
+        '{"id": -5, "text": "u"}\n{"id": 1.5, "text": "v"}\n'
+    )
+    good, bad, _ = read(tmp_path / "f.jsonl")
+    assert [r.id for r in good] == ["18446744073709551615", "-5"]
+    assert [(r.line, r.reason) for r in bad] == [(2, "no id"), (4, "no id")]

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
+from mining.common.errors import InputError, TaskError
+from mining.common.logs import log
 from mining.engine_settings import EngineSettings
 from mining.tasks import run_tasks
+from tests.conftest import REPOSITORY
 
 
 def leave_a_file(rank: int, world: int, folder: Path) -> None:
@@ -25,3 +33,99 @@ def test_threads_are_limited_in_workers_only(
     assert "OMP_NUM_THREADS" not in os.environ
     expected = "1" if n_tasks > 1 else "unset"
     assert (tmp_path / f"0-of-{n_tasks}").read_text() == expected
+
+
+def dies(rank: int, world: int, folder: Path, times: int) -> None:
+    """Leave the rank's result; task 1's process is killed `times` times before that."""
+    starts = folder / f"starts-{rank}"
+    with starts.open("a") as handle:
+        handle.write("x")
+    if rank == 1 and len(starts.read_text()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"result-{rank}").write_text(f"{rank} of {world}")
+
+
+@pytest.mark.parametrize("n_tasks", [2, 5])
+def test_the_task_of_a_killed_worker_is_done_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, n_tasks: int
+) -> None:
+    """datatrove's own pool waits for ever for it."""
+    monkeypatch.setattr(log, "propagate", True)
+    task = partial(dies, folder=tmp_path, times=1)
+    run_tasks("test", task, n_tasks, tmp_path / "tasks", EngineSettings(workers=2))
+    results = {path.name: path.read_text() for path in tmp_path.glob("result-*")}
+    assert results == {f"result-{k}": f"{k} of {n_tasks}" for k in range(n_tasks)}
+    starts = {path.name: len(path.read_text()) for path in tmp_path.glob("starts-*")}
+    assert starts == {f"starts-{k}": 1 + (k == 1) for k in range(n_tasks)}
+    assert "task 1 ended by signal SIGKILL" in caplog.text
+
+
+def test_a_task_that_is_killed_again_is_an_error_and_the_others_are_not_redone(
+    tmp_path: Path,
+) -> None:
+    engine = EngineSettings(workers=2)
+    with pytest.raises(TaskError, match=r"task 1 ended by signal SIGKILL.*engine\.workers"):
+        run_tasks("test", partial(dies, folder=tmp_path, times=2), 4, tmp_path / "tasks", engine)
+    run_tasks("test", partial(dies, folder=tmp_path, times=2), 4, tmp_path / "tasks", engine)
+    starts = {path.name: len(path.read_text()) for path in tmp_path.glob("starts-*")}
+    assert starts == {"starts-0": 1, "starts-1": 3, "starts-2": 1, "starts-3": 1}
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def fails(rank: int, world: int, error: Exception) -> None:
+    if rank:
+        raise error
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InputError("no such thing"), InputError),
+        (OSError(28, "No space left on device", "/x"), OSError),
+        (UnpicklableError("no ", "such thing"), RuntimeError),
+    ],
+)
+def test_an_error_arrives_at_once_with_its_place(
+    tmp_path: Path, error: Exception, expected: type[Exception]
+) -> None:
+    with pytest.raises(expected, match="no such thing|No space left") as caught:
+        run_tasks("test", partial(fails, error=error), 2, tmp_path, EngineSettings(workers=2))
+    assert "in fails" in caught.value.__notes__[0]
+
+
+OWNER = """
+import sys
+from functools import partial
+from pathlib import Path
+from mining.engine_settings import EngineSettings
+from mining.tasks import run_tasks
+from tests.mining.test_tasks import hangs
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    run_tasks("test", partial(hangs, folder=folder), 2, folder / "tasks", EngineSettings(workers=2))
+"""
+
+
+def hangs(rank: int, world: int, folder: Path) -> None:
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_workers_end_with_their_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], cwd=REPOSITORY)
+    end = time.monotonic() + 60
+    while len(pids := [p.read_text() for p in tmp_path.glob("pid-*") if p.read_text()]) < 2:
+        assert time.monotonic() < end
+        assert owner.poll() is None
+        time.sleep(0.02)
+    owner.kill()
+    owner.wait()
+    end = time.monotonic() + 5
+    while any(psutil.pid_exists(int(pid)) for pid in pids):
+        assert time.monotonic() < end, "a worker outlives the process that it worked for"
+        time.sleep(0.01)

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mining.common.errors import InputError
+from mining.common.files import read_json, sha256_file, write_json
 from training.checkpoint import (
     TrainerState,
     load_optimizer,
@@ -143,6 +145,15 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def restate(path: Path, state: Any) -> None:
+    """Write another state, and its hash."""
+    write_json(path / "state.json", state)
+    manifest = read_json(path / "manifest.json")
+    entry = {"bytes": (path / "state.json").stat().st_size}
+    manifest["files"]["state.json"] = {**entry, "sha256": sha256_file(path / "state.json")}
+    write_json(path / "manifest.json", manifest)
+
+
 SHARD = "shard-00000-of-00001.safetensors"
 
 
@@ -157,6 +168,12 @@ SHARD = "shard-00000-of-00001.safetensors"
         lambda p: (p / "manifest.json").unlink(),
         lambda p: (p / "manifest.json").write_text('{"format_version": 2, "fi'),
         lambda p: (p / "manifest.json").write_text('{"format_version": 1, "files": {}}'),
+        lambda p: (p / "manifest.json").write_text('{"format_version": 2, "files": {}}'),
+        lambda p: (p / "manifest.json").write_text('{"format_version": 2, "files": {"a": 1}}'),
+        lambda p: (p / "manifest.json").write_text("5"),
+        lambda p: restate(p, {"step": "x", "metrics_bytes": 0, "pending": []}),
+        lambda p: restate(p, {"step": 2, "metrics_bytes": 0, "pending": [["x"]]}),
+        lambda p: restate(p, [1, 2]),
     ],
 )
 def test_damaged_ones_are_passed_over(
@@ -184,3 +201,12 @@ def test_a_state_can_be_refused(tmp_path: Path) -> None:
     found = newest_checkpoint(tmp_path, lambda s: "no" if s.metrics_bytes > 15 else None)
     assert found is not None
     assert found[0] == first
+
+
+def test_a_copy_that_somebody_keeps_is_left_alone(tmp_path: Path) -> None:
+    kept = save(tmp_path, 5).rename(tmp_path / "step-00000005-best")
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", kept.name]
+    prune(tmp_path, keep=0, keep_every=None)
+    assert kept.is_dir()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,3 +219,54 @@ def test_describe_differences_is_silent_on_equals_and_names_nested_keys() -> Non
 def test_require_same_names_both_places() -> None:
     with pytest.raises(MismatchError, match="x has 1; y has 2"):
         require_same("the fingerprint", {"x": "1", "y": "2"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: 5,
+        lambda raw: [1],
+        lambda raw: {**raw, "outputs": []},
+        lambda raw: {**raw, "outputs": {"../../x": {"bytes": 1, "sha256": "0"}}},
+        lambda raw: {**raw, "outputs": {"/etc/passwd": {"bytes": 1, "sha256": "0"}}},
+        lambda raw: {**raw, "outputs": {"x": {"bytes": "1"}}},
+        lambda raw: {**raw, "inputs": {"x": 3}},
+        lambda raw: {**raw, "counts": None},
+    ],
+)
+def test_a_manifest_of_other_types_or_places_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    finish(tmp_path / "a")
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    for reader in (read_manifest, verify_outputs, lineage):
+        with pytest.raises(InputError, match="not a manifest of this project"):
+            reader(tmp_path / "a")
+    with pytest.raises(InputError, match="nothing was touched"):
+        finish(tmp_path / "a", settings={"k": 9})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"a": NaN', "\ufffd"])
+def test_a_manifest_that_is_no_json_is_named(tmp_path: Path, text: str) -> None:
+    finish(tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_manifest(tmp_path / "a")
+
+
+def test_an_input_with_a_file_missing_or_cut_is_refused(tmp_path: Path) -> None:
+    """A shard that is gone would be documents that nobody misses."""
+    finish(tmp_path / "a")
+    source = StageInput(tmp_path / "a", "count")
+    output = next(name for name in read_manifest(tmp_path / "a").outputs)
+    path = tmp_path / "a" / output
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(InputError, match=rf"output {output} has \d+ bytes"):
+        begin("pivots", tmp_path / "b", {}, {"count": source})
+    path.unlink()
+    with pytest.raises(InputError, match=f"output {output} is missing"):
+        begin("pivots", tmp_path / "b", {}, {"count": source})
+    path.write_bytes(data)
+    assert begin("pivots", tmp_path / "b", {}, {"count": source}) is not None

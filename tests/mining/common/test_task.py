@@ -104,3 +104,36 @@ def test_bad_tables_are_refused_with_their_line(
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="extra"):
         read_task(write(tmp_path, ["id"], HEADER + "extra: 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("languages: {a: A, b: B}", 'languages: {a: A, "../../b": B}', r"languages: found '\.\./\.\./b'"),
+        ("languages: {a: A, b: B}", "languages: {a: A, no: Norwegian}", "in quotes"),
+        ("languages: {a: A, b: B}", "languages: [a, b]", "languages: found"),
+        ('" {target}"', '" {target.__class__}"', r"answer: found \{target\.__class__"),
+        ('" {target}"', '" {target:>9999999999}"', "answer: found"),
+        ('" {target}"', '" {target"', "answer: not a template"),
+        ("version: 1", "version: [1]", "version: found"),
+        ("concepts: c.tsv", "concepts: 5", "concepts: found 5"),
+    ],
+)
+def test_what_a_task_may_say_is_limited(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """Codes name files, and templates could reach into our objects or spell gigabytes."""
+    path = write(tmp_path, ["id\tpos\tclass\ta\tb", "x\tn\tk\tw\tv"])
+    assert read_task(path).name == "t"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    for reader in (read_task, task_files):
+        with pytest.raises(InputError, match=message):
+            reader(path)
+
+
+@pytest.mark.parametrize("table", [b"\xff\xfe", b"x" * (1 << 18)])
+def test_a_table_that_is_none(tmp_path: Path, table: bytes) -> None:
+    path = write(tmp_path, ["id\tpos\tclass\ta\tb"])
+    (tmp_path / "c.tsv").write_bytes(b"id\tpos\tclass\ta\tb\n" + table + b"\tn\tk\tw\tv\n")
+    with pytest.raises(InputError, match=r"c\.tsv"):
+        read_task(path)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from mining.common.errors import InputError
 from mining.common.token_file import ScatteredTokenFile, open_token_file, write_token_file
+from tests.conftest import REPOSITORY
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
@@ -65,3 +68,27 @@ def test_file_and_index_must_agree(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(InputError, match=r"has 10 bytes.*ask for 12"):
         open_token_file(path, 100)
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """The system writes what fits and says so; a file of half a document must not pass."""
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from mining.common.token_file import ScatteredTokenFile\n"
+        "path = Path(sys.argv[1])\n"
+        "ScatteredTokenFile.create(path, 1, 100)\n"
+        "file = ScatteredTokenFile(path, 100, 1)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 12))\n"
+        "tokens = np.zeros(1 << 14, np.uint32)\n"
+        "try:\n"
+        "    file.put(np.array([0]), np.array([1 << 14]), tokens, np.array([[0, 1 << 14]]))\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a")], capture_output=True, text=True,
+        check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert "No space left on device" in done.stdout

@@ -1,0 +1,151 @@
+"""Millions of documents through tokenize, count, pivots, score and mix: peak memory of each stage.
+
+    python -m launch.bench.load --documents 2_000_000 --corpus FOLDER
+    python -m launch.bench.load --documents 20_000
+
+The documents of a folder (or generated ones) again and again, each time cut elsewhere, put together
+the other way round and with a number of its own, so that no two are the same. The chain runs twice,
+on a tenth of the documents and on all, each stage by its command in a process of its own. Its memory
+is the largest sum of the resident memory of all its processes, looked at ten times a second; what
+each further document takes is the difference between the two runs. The last line is JSON; its ratio
+is the 1,024 bytes that a further document may take to what it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from launch.bench.text_to_scores import generated_texts, given_texts
+from launch.bench.timing import report
+from mining.common.stage import read_manifest
+
+STAGES = ("tokenize", "count", "pivots", "score", "mix")
+TARGET_BYTES = 1024.0  # of memory that a further document may take
+POLL_SECONDS = 0.1
+GROWTH = 10
+
+
+def write_corpus(
+    texts: list[tuple[str, str]], folder: Path, n_documents: int, n_chars: int, n_files: int
+) -> None:
+    """Write `n_documents` of at most `n_chars` characters each, in `n_files` files."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True)
+    order = rng.permutation(len(texts))
+    numbers = iter(range(n_documents))
+    for k in range(n_files):
+        with gzip.open(folder / f"{k:03d}.jsonl.gz", "wt", compresslevel=1) as file:
+            for number in itertools.islice(numbers, -(-n_documents // n_files)):
+                language, text = texts[order[number % len(texts)]]
+                cut = int(rng.integers(len(text) + 1))
+                text = f"{number} {text[cut:][:n_chars]} {text[:cut]}"[:n_chars]
+                record = {"id": f"d{number}", "lang": language, "source": "load", "text": text}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def run_stage(stage: str, options: list[str]) -> dict[str, Any]:
+    """Run one command; its seconds and peak memory."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "launch.cli", stage, *options, "--quiet"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    peak = largest = 0
+    while process.poll() is None:
+        sizes = _resident(process.pid)
+        peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
+        time.sleep(POLL_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"{stage} failed with status {process.returncode}")
+    seconds = time.perf_counter() - start
+    return {"peak_mb": peak / 1e6, "largest_process_mb": largest / 1e6, "seconds": seconds}
+
+
+def _resident(pid: int) -> list[int]:
+    """Bytes of resident memory of a process and of each below it."""
+    sizes = []
+    try:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            sizes.append(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        pass
+    return sizes
+
+
+def run_chain(
+    texts: list[tuple[str, str]], root: Path, n_documents: int, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """All stages on so many documents; figures by stage."""
+    write_corpus(texts, root / "corpus", n_documents, options.chars, options.files)
+    settings = [
+        "--out", str(root), "--corpus.path", str(root / "corpus"),
+        "--inputs.tokenizer", str(options.tokenizer), "--count.top_items", str(options.items),
+        "--pivots.top_share", "0.05", "--mix.budget_tokens", str(20 * n_documents),
+        "--mix.min_document_tokens", "1", "--mix.arms", '["random", "pivot", "low-pivot"]',
+        "--engine.workers", str(options.workers),
+    ]  # fmt: skip
+    found = {}
+    for stage in STAGES:
+        found[stage] = run_stage(stage, settings)
+        print(
+            f"{n_documents:>10,} documents  {stage:<9} {found[stage]['peak_mb']:8.0f} MB  "
+            f"{found[stage]['seconds']:8.1f} s",
+            flush=True,
+        )
+    kept = read_manifest(root / "tokenize", "tokenize").counts["documents"]
+    # What the perturbing makes equal by chance is dropped as a duplicate.
+    assert kept > 0.99 * n_documents, f"{kept} of {n_documents} documents are left"
+    return found
+
+
+def main() -> None:
+    """Run the benchmark; the last line is JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=2_000_000)
+    parser.add_argument("--corpus", help="folder of documents to repeat; default: generated ones")
+    parser.add_argument("--chars", type=int, default=600, help="of a document, at most")
+    parser.add_argument("--files", type=int, default=40)
+    parser.add_argument("--items", type=int, default=8192, help="count.top_items")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    texts = given_texts(options.corpus) if options.corpus else generated_texts(2000)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        write_corpus(texts, root / "sample", min(20_000, options.documents), options.chars, 2)
+        options.tokenizer = root / "made" / "tokenizer"
+        run_stage(
+            "tokenizer",
+            ["--out", str(root / "made"), "--corpus.path", str(root / "sample"),
+             "--tokenizer.vocab_size", "16000"],
+        )  # fmt: skip
+        sizes = (options.documents // GROWTH, options.documents)
+        small, large = (run_chain(texts, root / str(n), n, options) for n in sizes)
+    growth = {
+        stage: (large[stage]["peak_mb"] - small[stage]["peak_mb"]) * 1e6 / (sizes[1] - sizes[0])
+        for stage in STAGES
+    }
+    rounded = {
+        stage: {key: round(value, 1) for key, value in figures.items()}
+        for stage, figures in large.items()
+    }
+    report(
+        "load", TARGET_BYTES / max(1.0, *growth.values()), 1.0, documents=options.documents,
+        workers=options.workers, stages=rounded,
+        bytes_per_further_document={stage: round(value, 1) for stage, value in growth.items()},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

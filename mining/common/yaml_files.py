@@ -1,0 +1,66 @@
+"""YAML that somebody else wrote: only plain values, and no more of them than a file can hold.
+
+An alias stands for all that its anchor holds. Nine lines of nine aliases each spell a billion
+values, which cost nothing until somebody walks through them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mining.common.errors import InputError
+
+MAX_BYTES = 16 << 20
+MAX_VALUES = 1 << 20
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file; InputError names the file where it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(f"{path}: has {size} bytes, expected at most {MAX_BYTES} of YAML")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid YAML (no UTF-8 at byte {error.start})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """The value of a YAML text; InputError names the `place` it is from."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {}, place)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        shown = " ".join(str(error).split())
+        raise InputError(f"{place}: not valid YAML ({shown})") from None
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, known: dict[int, int | None], place: str) -> int:
+    """How many values a node spells, aliases followed; None in `known` while it is counted."""
+    if id(node) in known:
+        found = known[id(node)]
+        if found is None:
+            raise InputError(f"{place}: an alias stands inside what its own anchor holds")
+        return found
+    known[id(node)] = None
+    count = 1
+    if isinstance(node, yaml.SequenceNode):
+        count += sum(_count_values(item, known, place) for item in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            count += sum(_count_values(item, known, place) for item in pair)
+    if count > MAX_VALUES:
+        raise InputError(f"{place}: its aliases spell more than {MAX_VALUES} values")
+    known[id(node)] = count
+    return count

@@ -1,0 +1,102 @@
+"""No code from data: what could run or unpack somebody else's, and each place where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mining", "training", "eval", "launch")
+# Calls by their last two names (or last one), and the modules in which each is justified.
+FORBIDDEN: dict[str, dict[str, str]] = {
+    # Between processes of one run, through its own work folder or Spark's own channel.
+    "pickle.loads": {
+        "mining/slurm.py": "errors of our own jobs, in a folder emptied before they start",
+        "mining/spark.py": "errors of our own tasks, from our executors",
+        "mining/spark_worker.py": "our own driver's code, on its executors",
+        "mining/workers.py": "an exception of this process, to see whether it can be sent",
+    },
+    "pickle.load": {},
+    "dill.load": {},
+    "dill.loads": {},
+    "joblib.load": {},
+    "marshal.loads": {},
+    "shelve.open": {},
+    "torch.load": {},
+    "pd.read_pickle": {},
+    "yaml.load": {},
+    "yaml.load_all": {},
+    "yaml.full_load": {},
+    "yaml.unsafe_load": {},
+    # Instead: mining.common.yaml_files.read_yaml, which knows bombs.
+    "yaml.safe_load": {"launch/bench/training.py": "the repository's own configurations"},
+    "eval": {},
+    "exec": {},
+    "compile": {},
+    "__import__": {},
+    "os.system": {},
+    "os.popen": {},
+    "tempfile.mktemp": {},
+    "shutil.unpack_archive": {},
+    # Its members may lead out of the folder.
+    "extractall": {"mining/spark_worker.py": "the archive that our own driver packed"},
+    "ET.parse": {},
+    "minidom.parse": {},
+}
+
+
+@functools.cache
+def sources() -> list[tuple[str, ast.Module]]:
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [(p.relative_to(ROOT).as_posix(), ast.parse(p.read_text("utf-8"))) for p in paths]
+
+
+def name_of(function: ast.expr) -> tuple[str, str]:
+    """A called function as `a.b` and `b`."""
+    if isinstance(function, ast.Attribute):
+        last = function.attr
+        before = function.value
+        first = before.id if isinstance(before, ast.Name) else getattr(before, "attr", "")
+        return f"{first}.{last}", last
+    return (function.id, function.id) if isinstance(function, ast.Name) else ("", "")
+
+
+def test_what_runs_code_from_data_is_called_only_where_it_is_justified() -> None:
+    found: dict[str, set[str]] = {name: set() for name in FORBIDDEN}
+    for file, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                whole, last = name_of(node.func)
+                # `model.eval()` and `re.compile()` are other functions.
+                bare = last if isinstance(node.func, ast.Name) or last == "extractall" else ""
+                for name in {whole, bare} & set(FORBIDDEN):
+                    found[name].add(file)
+    assert {name: set(places) for name, places in FORBIDDEN.items()} == found
+
+
+@pytest.mark.parametrize(
+    ("keyword", "allowed"),
+    [("shell", ()), ("trust_remote_code", (False,)), ("allow_pickle", (False,)),
+     ("weights_only", (True,)), ("verify", (True,))],
+)  # fmt: skip
+def test_arguments_that_open_a_door_are_never_set(keyword: str, allowed: tuple[bool, ...]) -> None:
+    for file, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == keyword:
+                assert isinstance(node.value, ast.Constant), (file, node.value.lineno)
+                assert node.value.value in allowed, (file, node.value.lineno)
+
+
+def test_every_array_and_checkpoint_is_loaded_without_code() -> None:
+    """np.load says allow_pickle=False, from_pretrained trust_remote_code=False."""
+    needed = {"np.load": "allow_pickle", "AutoModelForCausalLM.from_pretrained": "trust_remote_code"}
+    calls = 0
+    for file, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (keyword := needed.get(name_of(node.func)[0])):
+                calls += 1
+                assert keyword in {k.arg for k in node.keywords}, (file, node.lineno)
+    assert calls >= 10
