@@ -43,8 +43,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "hidden_size": 16, "n_layers": 2, "n_heads": 2, "intermediate_size": 32,
                 "max_length": 32,
             },
-            "sequence_length": 32, "global_batch_sequences": 8, "duration": "30 steps",
-            "validation_tokens": 2000, "snapshots": [10, 20],
+            "sequence_length": 32, "global_batch_sequences": 8, "duration": "20 steps",
+            "validation_tokens": 2000, "snapshots": [10],
         },
         "evaluate": {"draws": 1, "min_doc_freq": 3, "bootstrap_samples": 100},
         "wandb": {"mode": "disabled"},
@@ -70,8 +70,8 @@ def test_page_tables_and_conclusion(root: Path) -> None:
     assert primary["difference"] == pytest.approx(means["pivot"] - means["random"])
     assert summary["items"]["all"] == summary["items"]["apart"] + summary["items"]["together"]
     budgets = pd.read_parquet(folder / "budgets.parquet")
-    assert sorted(set(budgets["tokens"])) == [10 * 256, 20 * 256, 30 * 256]
-    final = budgets[budgets["tokens"] == 30 * 256]["difference"]
+    assert sorted(set(budgets["tokens"])) == [10 * 256, 20 * 256]
+    final = budgets[budgets["tokens"] == 20 * 256]["difference"]
     assert final.mean() == pytest.approx(primary["difference"])
     for name in ("cells", "effects", "seeds", "budget"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
