@@ -8,27 +8,21 @@ are the negative control. Everything else is secondary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.experiment_doses import Varied, find_doses
+from eval.experiment_findings import CONTRASTS, CONTROL, PRIMARY, PRIMARY_ARMS, Findings
 from eval.experiment_layers import read_ablations, read_aucs, read_layers
-from eval.experiment_page import Findings, make_page
+from eval.experiment_page import make_page
+from eval.experiment_results import results_text
 from eval.experiment_settings import ExperimentSettings
-from eval.experiment_stats import (
-    MEASURES,
-    Effect,
-    Estimate,
-    conclude,
-    effect,
-    estimate,
-    read_cells,
-    seed_values,
-)
+from eval.experiment_stats import MEASURES, Effect, SeedRun, conclude, effect, read_cells
+from eval.experiment_tables import estimate_cells
 from eval.report_figures import FigureWriter
 from eval.report_page import render
 from mining.common.errors import InputError
@@ -38,53 +32,23 @@ from mining.common.shards import write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
 from mining.world_plan import CELLS, TRAIN
 
-PRIMARY = "p1c0"
-CONTROL = "p0c0"
-# (arm, reference): the first two are the primary endpoints.
-CONTRASTS = (
-    ("pivot", "random"),
-    ("pivot", "broken-pivot"),
-    ("oracle", "random"),
-    ("oracle", "pivot"),
-    ("broken-pivot", "random"),
-    ("low-pivot", "random"),
-)
-PRIMARY_ARMS = ("random", "pivot", "broken-pivot")
-DOSE_COLUMNS = (
-    "key", "value", "planted_share", "arm", "reference", "cell", "measure", "difference", "low",
-    "high", "sd", "n_seeds", "n_positive", "d", "p", "seeds_needed",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SeedRun:
-    """The folder of one seed's finished chain and its seed."""
-
-    root: Path
-    seed: int
-
-    def folders(self, stage: str, arms: Sequence[str]) -> dict[tuple[str, int], Path]:
-        """The folders of a stage that is run for each arm."""
-        return {(arm, self.seed): self.root / stage / arm / str(self.seed) for arm in arms}
-
-
-Doses = Mapping[tuple[str, float], Sequence[SeedRun]]
-
 
 def run_experiment(
     settings: ExperimentSettings,
     out: Path,
     runs: Sequence[SeedRun],
     arms: Sequence[str],
-    doses: Doses,
+    doses: Varied,
+    command: str,
 ) -> str:
     """Compare the arms over the seeds; returns the conclusion.
 
     `doses`: (setting, value) -> the seeds' runs with that value, which have the arms of the
-    primary endpoints.
+    primary endpoints; `command`: what made all this, for the page.
 
-    Writes report.html, figures/, summary.json, and as Parquet cells, effects, layers, ablations,
-    mining and doses. Raises InputError where an arm or a stage is missing, or there are no cells.
+    Writes report.html, results.md, figures/, summary.json, and as Parquet cells, effects, layers,
+    ablations, mining, doses and dose_runs. Raises InputError where an arm or a stage is missing, or
+    there are no cells.
     """
     for needed in CONTRASTS[0]:
         if needed not in arms:
@@ -108,11 +72,19 @@ def run_experiment(
         return str(read_summary(out)["conclusion"])
     found = compute(settings, runs, arms, doses)
     figures = FigureWriter(out / "figures")
-    page = make_page(settings, found, figures)
+    page = make_page(settings, found, figures, command)
     write_text(out / "report.html", render(page))
-    for name in ("cells", "layers", "ablations", "mining", "doses"):
-        table = pa.Table.from_pandas(getattr(found, name), preserve_index=False)
-        write_table(out / f"{name}.parquet", table)
+    write_text(out / "results.md", results_text(page, command))
+    tables = {
+        "cells": found.cells,
+        "layers": found.layers,
+        "ablations": found.ablations,
+        "mining": found.mining,
+        "doses": found.doses.effects,
+        "dose_runs": found.doses.runs,
+    }
+    for name, table in tables.items():
+        write_table(out / f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
     rows = [one.record() for one in found.effects]
     write_table(out / "effects.parquet", pa.Table.from_pylist(rows))
     summary = {
@@ -134,7 +106,7 @@ def read_summary(out: Path) -> dict[str, object]:
 
 
 def compute(
-    settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequence[str], doses: Doses
+    settings: ExperimentSettings, runs: Sequence[SeedRun], arms: Sequence[str], doses: Varied
 ) -> Findings:
     """All numbers of the page."""
 
@@ -161,19 +133,20 @@ def compute(
     ]  # fmt: skip
     control = _find(effects, *CONTRASTS[0], CONTROL)
     broken = primary[1] if len(primary) > 1 else None
-    verdict, conclusion = conclude(primary[0], broken, control)
+    twice = _find(effects, "pivot", "random-twice", PRIMARY)
+    verdict, conclusion = conclude(primary[0], broken, control, twice)
     layers = read_layers(folders("trace"))
     return Findings(
         arms=tuple(arms),
         cell_order=tuple(order),
         runs={run.seed: run.root for run in runs},
         cells=cells,
-        estimates=_estimates(cells, arms, order, settings.confidence),
+        estimates=estimate_cells(cells, MEASURES, arms, order, settings.confidence),
         effects=effects,
         primary=primary,
         verdict=verdict,
         conclusion=conclusion,
-        doses=_dose_table(settings, doses),
+        doses=find_doses(settings, doses, runs),
         ablations=read_ablations(folders("intervene"), folders("trace")),
         layers=layers.merge(read_aucs(folders("attribute")), on=["arm", "seed"]),
         mining=pd.concat(
@@ -188,35 +161,6 @@ def compute(
     )
 
 
-def _dose_table(settings: ExperimentSettings, doses: Doses) -> pd.DataFrame:
-    """The primary effects at every dose, and the planted pivots in the pivot arm's documents."""
-    rows = []
-    for (key, value), runs in doses.items():
-        cells = read_cells(
-            {k: path for run in runs for k, path in run.folders("evaluate", PRIMARY_ARMS).items()}
-        )
-        mixes = [read_json(run.root / "mix" / "arms.json")["arms"]["pivot"] for run in runs]
-        share = sum(mix["planted_share"] for mix in mixes) / len(mixes)
-        for arm, reference in CONTRASTS[:2]:
-            found = effect(
-                cells, arm, reference, PRIMARY, "accuracy", settings.confidence, settings.power
-            )
-            rows.append({"key": key, "value": value, "planted_share": share, **found.record()})
-    return pd.DataFrame(rows, columns=DOSE_COLUMNS)
-
-
 def _find(effects: Sequence[Effect], arm: str, reference: str, cell: str) -> Effect | None:
     key = (arm, reference, cell, "accuracy")
     return next((e for e in effects if (e.arm, e.reference, e.cell, e.measure) == key), None)
-
-
-def _estimates(
-    cells: pd.DataFrame, arms: Sequence[str], order: Sequence[str], confidence: float
-) -> dict[tuple[str, str, str], Estimate]:
-    found = {}
-    for measure in MEASURES:
-        values = seed_values(cells, measure)
-        for arm in arms:
-            for cell in order:
-                found[measure, arm, cell] = estimate(list(values[arm, cell].values()), confidence)
-    return found

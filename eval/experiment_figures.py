@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-
-import pandas as pd
+import math
+from collections.abc import Mapping, Sequence
 
 from eval.chart_style import INK, Palette
 from eval.charts import Axis, DotChart, DotPanel, DotSeries, Panel, Series, XYChart
@@ -46,7 +45,7 @@ def cells_figure(
     )
 
 
-def effects_figure(effects: Sequence[Effect]) -> DotChart:
+def effects_figure(effects: Sequence[Effect], alt: str) -> DotChart:
     """The effects on one cell with their intervals, one row a pair of arms."""
     names = [f"{e.arm} minus {e.reference}" for e in effects]
     dots = DotSeries(
@@ -67,20 +66,20 @@ def effects_figure(effects: Sequence[Effect]) -> DotChart:
     axis = Axis("difference in accuracy", percent=True)
     return DotChart(
         "effects",
-        "Differences of the arms on words that only pivots tie together",
+        alt,
         tuple(names),
         (DotPanel("", axis, (dots,), 0.0, "no difference"),),
     )
 
 
 def seeds_figure(
-    values: SeedValues, arms: Sequence[str], cell: str, palette: Palette, chance: float
+    values: SeedValues, arms: Sequence[str], cell: str, palette: Palette, chance: float, alt: str
 ) -> XYChart:
     """Accuracy of every single run on one cell; `values` as `seed_values` gives them."""
-    seeds = sorted(values[arms[0], cell])
+    seeds = sorted({seed for arm in arms for seed in values.get((arm, cell), {})})
     lines = []
     for arm in arms:
-        found = [values[arm, cell][seed] for seed in seeds]
+        found = [values.get((arm, cell), {}).get(seed, math.nan) for seed in seeds]
         lines.append(
             Series(
                 arm,
@@ -99,35 +98,10 @@ def seeds_figure(
                    dash="dot", width=1.2)  # fmt: skip
     return XYChart(
         "seeds",
-        "Accuracy of every run on words that only pivots tie together",
+        alt,
         (Panel("", (level, *lines)),),
-        Axis("seed (a world and a training of its own)", whole=True),
+        Axis("seed", whole=True),
         Axis("accuracy among ten", percent=True),
         columns=1,
         panel_height=3.2,
     )
-
-
-def dose_figures(doses: pd.DataFrame) -> Iterator[XYChart]:
-    """The primary effects against the dose, one figure a varied setting."""
-    colors = {"random": "#0072b2", "broken-pivot": "#cc79a7"}
-    for key, part in doses.groupby("key", sort=False):
-        series = []
-        for reference, color in colors.items():
-            line = part[part["reference"] == reference].sort_values("value")
-            x, y, low, high = (
-                line[name].astype(float).tolist() for name in ("value", "difference", "low", "high")
-            )
-            name = f"pivot minus {reference}"
-            series.append(Series(name, color, x, y, low=low, high=high))
-            # The doses themselves: the line between them is no measurement.
-            series.append(Series(name, color, x, y, mode="points", legend=False))
-        yield XYChart(
-            f"dose-{key}",
-            f"Differences in accuracy against {key}",
-            (Panel("", tuple(series)),),
-            Axis(str(key)),
-            Axis("difference in accuracy", percent=True),
-            columns=1,
-            panel_height=3.0,
-        )

@@ -9,7 +9,7 @@ from mining.common.errors import check_setting
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """Compares the arms of a generated world over seeds, and writes a page about it.
+    """Compares the arms of a mix over seeds, and writes a page about it.
 
     Attributes:
         title: heading of the page.

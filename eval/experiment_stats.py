@@ -17,19 +17,31 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import stats
 
+from eval.experiment_power import MAX_SEEDS, seeds_needed
 from eval.stats import Floats
 from mining.common.errors import InputError
 
 MEASURES = ("accuracy", "score")
-MAX_SEEDS = 1000
 
 Verdict = Literal["better", "worse", "open"]
 SeedValues = Mapping[tuple[str, str], Mapping[int, float]]
 
 
 @dataclass(frozen=True)
+class SeedRun:
+    """The folder of one seed's finished chain and its seed."""
+
+    root: Path
+    seed: int
+
+    def folders(self, stage: str, arms: Sequence[str]) -> dict[tuple[str, int], Path]:
+        """The folders of a stage that is run for each arm."""
+        return {(arm, self.seed): self.root / stage / arm / str(self.seed) for arm in arms}
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds with its interval (NaN with fewer than two seeds)."""
+    """A mean over `n` seeds with its interval (NaN with fewer than two, the mean without any)."""
 
     mean: float
     low: float
@@ -121,7 +133,7 @@ def seed_values(cells: pd.DataFrame, measure: str) -> SeedValues:
 def estimate(values: Sequence[float] | Floats, confidence: float) -> Estimate:
     """Mean and t-interval of one value a seed."""
     array = np.asarray(values, dtype=np.float64)
-    n, mean = len(array), float(array.mean())
+    n, mean = len(array), float(array.mean()) if len(array) else math.nan
     if n < 2:
         return Estimate(mean, math.nan, math.nan, math.nan, n)
     # Equal values have no spread; their computed mean would give them one of 1e-17.
@@ -130,16 +142,24 @@ def estimate(values: Sequence[float] | Floats, confidence: float) -> Estimate:
     return Estimate(mean, mean - margin, mean + margin, sd, n)
 
 
+def differences(
+    cells: pd.DataFrame, arm: str, reference: str, cell: str, measure: str
+) -> dict[int, float]:
+    """`arm` minus `reference` by seed, of the seeds that have this cell in both."""
+    values = seed_values(cells, measure)
+    mine, others = values.get((arm, cell), {}), values.get((reference, cell), {})
+    # Means over directions of the same accuracies differ by 1e-17.
+    return {seed: round(mine[seed] - others[seed], 12) for seed in sorted(mine) if seed in others}
+
+
 def effect(
     cells: pd.DataFrame, arm: str, reference: str, cell: str, measure: str, confidence: float,
     power: float,
 ) -> Effect:  # fmt: skip
-    """`arm` minus `reference`, paired over the seeds."""
-    values = seed_values(cells, measure)
-    mine, others = values[arm, cell], values[reference, cell]
-    gaps = np.asarray([mine[seed] - others[seed] for seed in sorted(mine) if seed in others])
-    # Means over directions of the same accuracies differ by 1e-17.
-    found = estimate(gaps := gaps.round(12), confidence)
+    """`arm` minus `reference`, paired over the seeds that have this cell in both."""
+    by_seed = differences(cells, arm, reference, cell, measure)
+    gaps = np.asarray(list(by_seed.values()), dtype=np.float64)
+    found = estimate(gaps, confidence)
     d = found.mean / found.sd if found.sd > 0 else math.nan
     p = float(2 * stats.t.sf(abs(d) * math.sqrt(found.n), found.n - 1)) if found.n > 1 else math.nan
     positive = int((gaps > 0).sum())
@@ -147,33 +167,21 @@ def effect(
     return Effect(arm, reference, cell, measure, found, d, p, positive, needed)
 
 
-def seeds_needed(d: float, power: float, alpha: float) -> int | None:
-    """The least number of seeds at which a two-sided paired t-test finds an effect of size `d`.
-
-    With probability `power` at level `alpha`, by the noncentral t distribution; None where it
-    takes more than MAX_SEEDS or `d` is undefined.
-    """
-    if not math.isfinite(d) or d == 0:
-        return None
-    for n in range(2, MAX_SEEDS + 1):
-        limit = stats.t.ppf(1 - alpha / 2, n - 1)
-        shift = abs(d) * math.sqrt(n)
-        # The far side is NaN in scipy where it is next to nothing.
-        reached = stats.nct.sf(limit, n - 1, shift)
-        reached += np.nan_to_num(stats.nct.cdf(-limit, n - 1, shift))
-        if reached >= power:
-            return n
-    return None
-
-
 def conclude(
-    over_random: Effect, over_broken: Effect | None, control: Effect | None
-) -> tuple[Verdict, str]:
+    over_random: Effect, over_broken: Effect | None, control: Effect | None,
+    over_twice: Effect | None = None,
+) -> tuple[Verdict, str]:  # fmt: skip
     """The verdict and one plain sentence, from the primary effects and the negative control.
 
     Both primary effects have to hold for the claim, so neither needs a correction for the other.
+    `over_twice`: pivot minus random with twice the budget.
     """
-    gain = _points(over_random)
+    gain = in_points(over_random.estimate)
+    if over_random.estimate.n == 0:
+        return "open", (
+            f"Nothing to compare: no seed has {over_random.cell} in both {over_random.arm} and "
+            f"{over_random.reference}."
+        )
     if over_random.estimate.n < 2:
         return "open", (
             f"One seed shows nothing yet: on held-out words that only pivots tie together the "
@@ -203,24 +211,27 @@ def conclude(
         text += "; no control with broken pivots was run, so that the tie does it is not shown"
     elif over_broken.verdict() == "better":
         text += (
-            f", and by {_points(over_broken)} over the same documents with the pivots' "
+            f", and by {in_points(over_broken.estimate)} over the same documents with the pivots' "
             "cross-lingual tie broken: the tie does the work, not something that comes with it"
         )
     else:
         text += (
             "; over the same documents with the pivots' cross-lingual tie broken the difference "
-            f"is {_points(over_broken)}: that the tie does the work is not shown"
+            f"is {in_points(over_broken.estimate)}: that the tie does the work is not shown"
         )
     if control is not None and control.verdict() == "better":
-        text += f"; words without pivots gain too, by {_points(control)}"
+        text += f"; words without pivots gain too, by {in_points(control.estimate)}"
+    if over_twice is not None:
+        stays = "stays below it" if over_twice.verdict() == "better" else "is not shown to be below"
+        text += f"; random with twice the budget {stays} ({in_points(over_twice.estimate)})"
     return (
         "better" if over_broken is not None and over_broken.verdict() == "better" else "open",
         text + ".",
     )
 
 
-def _points(found: Effect) -> str:
-    e = found.estimate
+def in_points(e: Estimate) -> str:
+    """A difference of shares in percentage points, with its interval and seeds."""
     seeds = f"{e.n} seeds" if e.n > 1 else "one seed, no interval"
     if e.n < 2:
         return f"{100 * e.mean:.1f} points ({seeds})"

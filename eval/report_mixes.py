@@ -12,6 +12,7 @@ from eval.report_data import RunData
 from eval.report_figures import FigureWriter
 from eval.report_page import Cell, Column, Note, Section, Table
 from eval.report_text import count, listing, number, percent, plural
+from mining.mix_settings import UNMATCHED_ARMS
 
 SOURCES_NAMED = 3
 
@@ -112,7 +113,7 @@ def _languages(data: RunData, arm: str) -> list[tuple[str, dict[str, Any]]]:
 def _balance(data: RunData, arms: list[str]) -> Note:
     entries = data.mix["arms"]
     totals = [entries[arm]["tokens"] for arm in arms]
-    even = [arm for arm in arms if arm != "original"]
+    even = [arm for arm in arms if arm not in UNMATCHED_ARMS]
     spread = 0.0
     for lang in data.languages:
         tokens = [entries[arm]["languages"].get(lang, {}).get("tokens", 0) for arm in even]

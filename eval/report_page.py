@@ -21,6 +21,9 @@ from markupsafe import Markup
 from eval.report_text import script_json, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Characters: of words and names, which are strangers', and of our own sentences about them.
+MAX_WORD = 400
+MAX_SENTENCE = 4000
 Kind = Literal["text", "num", "token", "words", "code"]
 Cell = str | list[str]
 
@@ -152,7 +155,8 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = lambda text: visible(text, 400)
+    environment.filters["visible"] = lambda text: visible(text, MAX_WORD)
+    environment.filters["sentence"] = lambda text: visible(text, MAX_SENTENCE)
     library = _inline(get_plotlyjs())
     script = _inline((TEMPLATES / "report.js").read_text("utf-8"))
     style = _inline((TEMPLATES / "report.css").read_text("utf-8"))

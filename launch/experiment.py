@@ -1,15 +1,17 @@
-"""The command `pivots experiment world`: arms and seeds in parallel, then one page about them.
+"""The command `pivots experiment`: arms and seeds in parallel, then one page about them.
 
-Each seed is a run of its own (seeds/K, all stages but the report), in a process of its own; what is
-finished is not done again.
+Each seed is a run of its own (seeds/K), in a process of its own; what is finished is not done
+again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import multiprocessing
 import os
+import typing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,24 +22,34 @@ from launch.config import RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError, TaskError
 from mining.common.logs import log, progress, setup_logging
 from mining.mix_settings import Arm
+from training.settings import snapshot_folder
 
 USAGE = """\
 usage: pivots experiment world [--config FILE] [--out FOLDER] [--seeds "[0, 1, ...]"] ...
+       pivots experiment text  [--config FILE] [--corpus.path FOLDER] [--seeds ...] ...
 
-The controlled world: does a mix rich in pivots raise word translation at equal budget, and is it
-the pivots' tie between the languages that does it? Generates a world for each seed, mines it,
-trains the arms (random, pivot, low-pivot, oracle, broken-pivot), and compares them over the seeds.
+world: the claim under controls. Does a mix rich in pivots raise word translation at equal budget,
+and is it the pivots' tie between the languages that does it? Generates a world for each seed, mines
+it, trains the arms (random, pivot, low-pivot, oracle, broken-pivot), and compares them over the
+seeds. text: the same question of a real corpus, mined once, without the arms that know what was
+planted; with an estimate of how many seeds or tokens an answer would take.
+
 Ends with the conclusion and the path of a page. Stop it whenever you like: the same command goes
 on from there. Other arms are other mixes, so that all models are trained again.
 
-  --config FILE        configs/experiment/world.yaml is what the page is about; further settings
-                       as for `pivots run` (--world.hubs_per_topic 3, --mix.budget_tokens ...)
+  --config FILE        configs/experiment/world.yaml and real.yaml are what the pages are about;
+                       further files change them (hubs.yaml, twice.yaml ...: docs/EXPERIMENT.md),
+                       further settings are as for `pivots run` (--mix.budget_tokens ...)
   --engine.workers N   seeds at work at the same time (default: one a core)
-  --experiment.vary    settings to vary, for curves of dose and response: see
+  --experiment.vary    world: settings to vary, for curves of dose and response: see
                        configs/experiment/dose.yaml
 """
-SKIPPED = ("report", "compare", "sentences")
 PRIMARY_ARMS: tuple[Arm, ...] = ("random", "pivot", "broken-pivot")
+MINED = ("tokenizer", "tokenize", "count", "words", "pivots", "score")
+TRAINED = ("mix", "train", "evaluate")
+# What a dose is made for; the layers are looked at once.
+DOSED = ("world", *MINED, *TRAINED)
+WHOLE = (*DOSED, "trace", "intervene", "attribute")
 
 
 def experiment(arguments: Sequence[str]) -> int:
@@ -45,43 +57,97 @@ def experiment(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
         print(USAGE)
         return 0 if arguments else 2
-    if arguments[0] != "world":
-        raise SettingsError(f"experiment: found '{arguments[0]}', expected 'world'")
+    kinds = {"world": world_experiment, "text": text_experiment}
+    if arguments[0] not in kinds:
+        raise SettingsError(f"experiment: found '{arguments[0]}', expected {' or '.join(kinds)}")
     config = parse_config(arguments[1:], "experiment")
+    if not any(argument.startswith("--config") for argument in arguments):
+        name = {"world": "world", "text": "real"}[arguments[0]]
+        raise SettingsError(
+            f"experiment: found no settings; give --config configs/experiment/{name}.yaml"
+        )
+    # The resolved settings: what was given on the command line is in them.
+    command = f"pivots experiment {arguments[0]} --config {config.out}/config.yaml"
+    conclusion = kinds[arguments[0]](config, command)
+    print(conclusion)
+    print(f"report: {(Path(config.out) / 'experiment' / 'report.html').resolve()}")
+    return 0
+
+
+def world_experiment(config: RunConfig, command: str) -> str:
+    """Run the arms and seeds of a generated world, and the doses; returns the conclusion."""
     if config.corpus.path is not None:
         raise SettingsError(
             f"corpus.path: found {config.corpus.path}, expected null: the experiment generates its "
-            "worlds, one a seed"
+            "worlds, one a seed; `pivots experiment text` takes a corpus"
         )
-    out = Path(config.out)
-    save_config(config, out / "config.yaml")
-    if not any(argument.startswith("--config") for argument in arguments):
-        raise SettingsError(
-            "experiment: found no world; give --config configs/experiment/world.yaml"
-        )
+    out, workers = Path(config.out), config.engine.worker_count()
     doses = {
         (key, value): dose_config(config, key, value)
         for key, values in config.experiment.vary.items()
         for value in values
     }
-    wanted = [seed_config(one, seed) for one in (config, *doses.values()) for seed in config.seeds]
-    run_seeds(wanted, config.engine.worker_count())
+    save_config(config, out / "config.yaml")
+    run_seeds([seed_config(config, seed) for seed in config.seeds], WHOLE, workers)
+    varied = [
+        dose_seed_config(config, dose, key, seed)
+        for (key, _), dose in doses.items()
+        for seed in config.seeds
+    ]
+    if varied:
+        run_seeds(varied, DOSED, workers)
 
-    from eval.experiment import SeedRun, run_experiment
+    from eval.experiment import run_experiment
+    from eval.experiment_stats import SeedRun
 
     def runs(of: RunConfig) -> list[SeedRun]:
         return [SeedRun(Path(seed_config(of, seed).out), seed) for seed in config.seeds]
 
-    conclusion = run_experiment(
+    return run_experiment(
         config.experiment, out / "experiment", runs(config), config.mix.arms,
         {
             **{(key, value_of(config, key)): runs(config) for key in config.experiment.vary},
             **{key: runs(one) for key, one in doses.items()},
         },
+        command,
     )  # fmt: skip
-    print(conclusion)
-    print(f"report: {(out / 'experiment' / 'report.html').resolve()}")
-    return 0
+
+
+def text_experiment(config: RunConfig, command: str) -> str:
+    """Mine a corpus once, run the arms and seeds on it; returns the conclusion."""
+    if config.corpus.path is None:
+        raise SettingsError(
+            "corpus.path: found null, expected a folder of documents; `pivots experiment world` "
+            "generates its own"
+        )
+    if config.experiment.vary:
+        raise SettingsError("experiment.vary: found settings, expected none for real text")
+    from launch.pipeline import Plan
+
+    out, plan = Path(config.out), Plan(config)
+    save_config(config, out / "config.yaml")
+    for job in plan.jobs():
+        if job.stage in MINED:
+            log.info("experiment: %s", job.name)
+            job.run()
+    mined = {stage: str(plan.folder(stage)) for stage in MINED}
+    seeds = [seed_config(config, seed) for seed in config.seeds]
+    shared = [dataclasses.replace(one, inputs={**one.inputs, **mined}) for one in seeds]
+    run_seeds(shared, TRAINED, config.engine.worker_count())
+
+    from eval.experiment_stats import SeedRun
+    from eval.experiment_text import run_text_experiment
+
+    runs = [SeedRun(Path(one.out), seed) for one, seed in zip(seeds, config.seeds, strict=True)]
+    train = config.train
+    step_tokens = train.global_batch_sequences * train.sequence_length
+    snapshots = {
+        step * step_tokens: f"@{Path(snapshot_folder(step)).name}" for step in train.snapshots
+    }
+    return run_text_experiment(
+        config.experiment, out / "experiment", runs, config.mix.arms, snapshots,
+        plan.folder("words"), command,
+    )  # fmt: skip
 
 
 def dose_config(config: RunConfig, key: str, value: float) -> RunConfig:
@@ -98,9 +164,20 @@ def dose_config(config: RunConfig, key: str, value: float) -> RunConfig:
     return dataclasses.replace(changed, out=str(folder), mix=arms)
 
 
+def dose_seed_config(config: RunConfig, dose: RunConfig, key: str, seed: int) -> RunConfig:
+    """One seed of a dose; what a setting of mix or later leaves alone is the experiment's own."""
+    own = seed_config(dose, seed)
+    if key.split(".")[0] not in TRAINED:
+        return own
+    root = Path(seed_config(config, seed).out)
+    shared = {stage: str(root / stage) for stage in ("world", *MINED)}
+    return dataclasses.replace(own, inputs={**shared, **own.inputs})
+
+
 def value_of(config: RunConfig, key: str) -> float:
-    """The value of a setting by its dotted name."""
-    return float(functools.reduce(getattr, key.split("."), config))  # type: ignore[arg-type]
+    """The value of a setting by its dotted name; NaN where it is null."""
+    value: Any = functools.reduce(getattr, key.split("."), config)
+    return math.nan if value is None else float(value)
 
 
 def _changed(settings: Any, path: Sequence[str], key: str, value: float) -> Any:
@@ -110,11 +187,12 @@ def _changed(settings: Any, path: Sequence[str], key: str, value: float) -> Any:
         raise SettingsError(f"experiment.vary: found '{key}', expected the name of a setting")
     if len(path) > 1:
         return dataclasses.replace(settings, **{path[0]: _changed(inner, path[1:], key, value)})
-    if inner is None:
-        raise SettingsError(f"experiment.vary: '{key}' is null; set it in the config to vary it")
-    if isinstance(inner, bool) or not isinstance(inner, (int, float)):
+    # A null says nothing of what may stand there.
+    types = typing.get_type_hints(type(settings))[path[0]]
+    numbers = {int, float} & ({types} | set(typing.get_args(types)))
+    if not numbers:
         raise SettingsError(f"experiment.vary: '{key}' is no number, so it has no doses")
-    if isinstance(inner, int) and not isinstance(value, int):
+    if numbers == {int} and not isinstance(value, int):
         raise SettingsError(f"experiment.vary: {key}: found {value}, expected a whole number")
     return dataclasses.replace(settings, **{path[0]: value})
 
@@ -130,8 +208,8 @@ def seed_config(config: RunConfig, seed: int) -> RunConfig:
     )
 
 
-def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
-    """Run the seeds, `workers` at a time. The first error stops the others and is raised."""
+def run_seeds(configs: Sequence[RunConfig], stages: Sequence[str], workers: int) -> None:
+    """Run these stages of seeds, `workers` at a time. The first error stops the others."""
     # Each seed has one core: two seeds with two threads each would be in each other's way.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
@@ -139,7 +217,7 @@ def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
         ProcessPoolExecutor(min(workers, len(configs)), mp_context=context) as pool,
         progress("experiment", len(configs), "seeds") as ticker,
     ):
-        folder_of = {pool.submit(run_seed, config): config.out for config in configs}
+        folder_of = {pool.submit(run_seed, config, stages): config.out for config in configs}
         left: set[Future[None]] = set(folder_of)
         try:
             while left:
@@ -163,8 +241,8 @@ def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
             raise
 
 
-def run_seed(config: RunConfig) -> None:
-    """All stages of one seed, and how well its mining found what was planted."""
+def run_seed(config: RunConfig, stages: Sequence[str]) -> None:
+    """Some stages of one seed and, with its layers, how well mining found what was planted."""
     from launch.pipeline import Plan
     from mining.judge import run_judge
 
@@ -175,10 +253,11 @@ def run_seed(config: RunConfig) -> None:
     with (root / "run.log").open("a", encoding="utf-8") as lines:
         os.dup2(lines.fileno(), 2)
     setup_logging()
-    jobs = [job for job in plan.jobs() if job.stage not in SKIPPED]
-    for job in jobs:
-        job.run()
-    run_judge(
-        config.pivots, config.mix, root / "judge", plan.folder("world"), plan.folder("count"),
-        plan.folder("tokenize"), plan.folder("score"), plan.folder("tokenizer"), config.seed,
-    )  # fmt: skip
+    for job in plan.jobs():
+        if job.stage in stages:
+            job.run()
+    if stages == WHOLE:
+        run_judge(
+            config.pivots, config.mix, root / "judge", plan.folder("world"), plan.folder("count"),
+            plan.folder("tokenize"), plan.folder("score"), plan.folder("tokenizer"), config.seed,
+        )  # fmt: skip

@@ -15,6 +15,7 @@ from mining.common.files import write_text
 from mining.common.logs import log
 from mining.common.shards import write_table
 from mining.mix_select import Pool, Selection, matched_groups
+from mining.mix_settings import UNMATCHED_ARMS
 
 TOP_SOURCES = 5
 SOURCE = pa.struct([("source", pa.string()), ("tokens", pa.int64())])
@@ -86,7 +87,7 @@ def describe_arms(
             arms[arm]["planted_share"] = float(np.average(planted[rows], weights=sizes))
         log.info("mix: %s has %d tokens in %d documents", arm, chosen.sizes.sum(), len(chosen.rows))
         far = {lang: entry.get("match_deviation") or 0.0 for lang, entry in by_lang.items()}
-        if arm != "original" and max(far.values()) > 0:
+        if arm not in UNMATCHED_ARMS and max(far.values()) > 0:
             listed = ", ".join(f"{lang} {share:.2%}" for lang, share in far.items() if share)
             log.info("mix: %s is not wholly matched with pivot, tokens elsewhere: %s", arm, listed)
     return {"arms": arms, "overlap": _overlap(pool, selections)}

@@ -151,9 +151,7 @@ def write_parts(
         rows = np.load(work / f"{part.arm}-rows.npy", mmap_mode="r", allow_pickle=False)
         texts = _texts(np.asarray(rows[part.first : part.last]), starts, work)
         _cut(texts, part, work, out, tokenizer)
-        found = pq.read_table(
-            out / part.arm / "documents.parquet", columns=[n for n in SCHEMA.names if n != "text"]
-        ).slice(part.first, part.last - part.first)
+        found = document_rows(out / part.arm / "documents.parquet", part.first, part.last)
         table = found.append_column("text", pa.array(texts, pa.string())).select(SCHEMA.names)
         # Readers drop or refuse empty texts: of a document's last cut, end-of-text may be all.
         table = table.filter(pc.greater(table["n_tokens"], 1)).cast(SCHEMA)
@@ -161,6 +159,18 @@ def write_parts(
             _write_jsonl(out / part.arm / "jsonl" / f"{part.k:05d}.jsonl.gz", table.to_batches())
         if "parquet" in formats:
             write_table(out / part.arm / "parquet" / f"{part.k:05d}.parquet", table)
+
+
+def document_rows(path: Path, first: int, last: int) -> pa.Table:
+    """Rows first ... last - 1 of an arm's documents.parquet; other row groups are not read."""
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        ends = np.cumsum(groups)
+        starts = ends - groups
+        own = np.flatnonzero((starts < last) & (ends > first))
+        columns = [name for name in SCHEMA.names if name != "text"]
+        table = file.read_row_groups(own.tolist(), columns)
+        return table.slice(first - int(starts[own[0]]), last - first)
 
 
 def _texts(rows: Integers, starts: Integers, work: Path) -> list[str]:

@@ -7,7 +7,7 @@ Everything follows from the documents' ids, groups and scores and the seed, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from mining.common.errors import InputError, SettingsError
 from mining.kernels.select import Limit, fill_budget, size_bins
 from mining.mix_documents import Documents
-from mining.mix_settings import MixSettings
+from mining.mix_settings import UNMATCHED_ARMS, MixSettings
 
 Integers = npt.NDArray[np.int64]
 Groups = npt.NDArray[np.int32]
+TWICE = "random-twice"
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,11 @@ def matched_groups(documents: Documents, sizes: Integers, match: Sequence[str]) 
     return np.unique(key, return_inverse=True)[1].astype(np.int32)
 
 
-def select_documents(pool: Pool) -> dict[str, Selection]:
-    """The documents of every arm and, under `validation/<lang>`, of validation."""
+def select_documents(pool: Pool, names: Mapping[str, str] | None = None) -> dict[str, Selection]:
+    """The documents of every arm and, under `validation/<lang>`, of validation.
+
+    `names`: what errors call an arm, where that is not its name here.
+    """
     documents, settings = pool.documents, pool.settings
     place = documents.id_hashes(pool.seed, "order")
     _check_ids(documents, place)
@@ -108,8 +112,13 @@ def select_documents(pool: Pool) -> dict[str, Selection]:
     draws: dict[str, dict[str, Draw]] = {}
     # Where arms are matched, the one that they are matched with comes first.
     for arm in sorted(settings.arms, key=lambda name: bool(settings.match) and name != "pivot"):
-        targets = draws["pivot"] if settings.match and arm not in ("pivot", "original") else {}
-        draws[arm] = _draw_arm(pool, arm, budgets, targets)
+        matched = settings.match and arm not in ("pivot", *UNMATCHED_ARMS)
+        own = {lang: 2 * tokens for lang, tokens in budgets.items()} if arm == TWICE else budgets
+        try:
+            draws[arm] = _draw_arm(pool, arm, own, draws["pivot"] if matched else {})
+        except SettingsError as error:
+            name = (names or {}).get(arm, arm)
+            raise SettingsError(f"mix.budget_tokens: arm {name}: {error}") from None
 
     selections: dict[str, Selection] = {
         arm: _in_order(pool, list(draws[arm].values()), place) for arm in settings.arms
@@ -178,7 +187,8 @@ def _draw_arm(
         rows = np.flatnonzero(pool.drawable & (documents.lang == code))
         named = lang in settings.languages or lang in settings.language_tokens
         filler = wanted and not named
-        rule = "random" if filler else arm
+        # Twice the budget: the documents of random, and as many more.
+        rule = "random" if filler or arm == TWICE else arm
         draws[lang] = _draw(pool, lang, budget, rows, rule, None if filler else targets.get(lang))
     return draws
 
@@ -199,26 +209,49 @@ def _draw(
     if settings.max_source_share is not None:
         most = int(settings.max_source_share * budget)
         sources = np.full(len(pool.documents.sources), most, dtype=np.int64)
-    first = []
-    if rule == "pivot" and settings.match:
-        held = np.bincount(pool.matched[rows], sizes[rows], pool.n_matched)
-        most_of_each = (settings.max_pool_share * held).astype(np.int64)
-        # Not cut: of a group of one document none would ever stay whole.
-        first = [Limit(pool.matched, most_of_each, whole=True)]
-    draw = _fill(pool, order, budget, distinct, sources, target, first)
-    if target is not None and draw.sizes.sum() < budget:
+    first = [_group_limit(pool, rows, None)] if rule == "pivot" and settings.match else []
+    draw = _fill(pool, order, budget, distinct, sources, target, first, settings.max_repeats)
+    if target is not None and (left := budget - int(draw.sizes.sum())):
         # Where this arm has too little of a group, the rest comes from any.
         rest = order[~np.isin(order, draw.rows)]
-        left = budget - int(draw.sizes.sum())
         distinct -= int(draw.sizes[draw.repeats == 0].sum())
-        more = _fill(pool, rest, left, distinct, sources, None, [])
-        draw = _join([draw, more])
+        more = _fill(pool, rest, left, distinct, sources, None, [_group_limit(pool, rows, draw)], 1)
+        draw = _repeat(pool, _join([draw, more]), budget, sources)
     given = int(draw.sizes.sum())
     if given < budget:
         raise SettingsError(
-            f"mix.budget_tokens: {what} needs {budget} tokens, but may give only {given} "
+            f"{what} needs {budget} tokens, but may give only {given} "
             f"({_limits(settings, rule, available)}); lower the budget or the language's share"
         )
+    return draw
+
+
+def _group_limit(pool: Pool, rows: Integers, taken: Draw | None) -> Limit:
+    """`max_pool_share` of each matched group's tokens in `rows`, less those `taken` already."""
+    held = np.bincount(pool.matched[rows], pool.sizes[rows], pool.n_matched)
+    left = (pool.settings.max_pool_share * held).astype(np.int64)
+    if taken is not None:
+        new = taken.repeats == 0
+        groups = pool.matched[taken.rows[new]]
+        left -= np.bincount(groups, taken.sizes[new], pool.n_matched).astype(np.int64)
+    # Not cut: of a group of one document none would ever stay whole.
+    return Limit(pool.matched, left, whole=True)
+
+
+def _repeat(pool: Pool, draw: Draw, budget: int, sources: Integers | None) -> Draw:
+    """Take a draw's documents again, those that stand fewest times first, up to the budget."""
+    lasting = [] if sources is None else [Limit(pool.documents.source, sources)]
+    new = draw.repeats == 0
+    order, sizes = draw.rows[new], pool.sizes.copy()
+    sizes[order] = draw.sizes[new]
+    for repeat in range(1, pool.settings.max_repeats):
+        left = budget - int(draw.sizes.sum())
+        if left == 0:
+            break
+        times = np.bincount(draw.rows, minlength=len(sizes))
+        rows, lengths = fill_budget(order[times[order] == repeat], sizes, left, lasting)
+        again = Draw(rows, lengths, np.full(len(rows), repeat, dtype=np.int32))
+        draw = _join([draw, again])
     return draw
 
 
@@ -240,6 +273,7 @@ def _fill(
     sources: Integers | None,
     target: Draw | None,
     first: Sequence[Limit],
+    max_repeats: int,
 ) -> Draw:
     """Take documents in order, and the same ones again up to max_repeats times, up to the budget.
 
@@ -251,7 +285,7 @@ def _fill(
     passes = []
     sizes = pool.sizes
     wanted = np.zeros(pool.n_matched, dtype=np.int64)
-    for repeat in range(pool.settings.max_repeats):
+    for repeat in range(max_repeats):
         limits = [*lasting, *first] if repeat == 0 else lasting
         if target is not None:
             # As many different documents as the target has; in later passes the rest.

@@ -7,10 +7,14 @@ from typing import Literal
 
 from mining.common.errors import check_setting
 
-Arm = Literal["original", "random", "pivot", "low-pivot", "oracle", "broken-pivot"]
+Arm = Literal[
+    "original", "random", "pivot", "low-pivot", "random-twice", "oracle", "broken-pivot"
+]  # fmt: skip
 ARMS: tuple[Arm, ...] = ("original", "random", "pivot", "low-pivot")
 # Those that know what a generated world planted (mining.planted).
 PLANTED_ARMS: tuple[Arm, ...] = ("oracle", "broken-pivot")
+# Those that `match` leaves as they are.
+UNMATCHED_ARMS: tuple[Arm, ...] = ("original", "random-twice")
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class MixSettings:
     cut where its budget ends, so that the arms have the same number of tokens to the token.
 
     Attributes:
-        arms: original (natural shares), random, pivot (highest proportions), low-pivot (lowest).
+        arms: original (natural shares), random, pivot (highest proportions), low-pivot (lowest),
+            random-twice (random with twice the budget, to say what a gain is worth in tokens).
             For a generated world also oracle (highest proportions of what was planted) and
             broken-pivot (the pivot arm's documents, each planted pivot replaced by another of its
             topic, by one permutation a language).

@@ -129,7 +129,7 @@ def select_with_planted(pool: Pool, share: npt.NDArray[np.float64] | None) -> di
             documents=replace(pool.documents, proportion=share),
             settings=replace(pool.settings, arms=("pivot",)),
         )
-        found["oracle"] = select_documents(knowing)["pivot"]
+        found["oracle"] = select_documents(knowing, {"pivot": "oracle"})["pivot"]
     if "pivot" in found:
         found["broken-pivot"] = found["pivot"]
     names = [*pool.settings.arms, *(name for name in found if name.startswith("validation/"))]

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from eval.experiment_power import seeds_needed
 from eval.experiment_stats import (
     Effect,
     conclude,
     effect,
     estimate,
     seed_values,
-    seeds_needed,
 )
+from eval.experiment_tables import estimate_cells, seed_table
 
 DIRECTIONS = (("la", "lb"), ("lb", "la"))
 
@@ -121,6 +122,37 @@ def test_a_gain_without_pivots_is_said() -> None:
     assert "words without pivots gain too" in text
     _, text = conclude(up, made("pivot", "broken-pivot", UP), made("pivot", "random", FLAT))
     assert "words without pivots" not in text
+
+
+def test_an_arm_that_lacks_a_cell_or_a_seed_is_left_out_of_it() -> None:
+    """Pairs are formed of the seeds that both have; what is left of none is undefined."""
+    table = cells(
+        {
+            ("pivot", "p1c0"): [0.4, 0.5, 0.6], ("random", "p1c0"): [0.1, 0.1],
+            ("pivot", "p0c0"): [0.1, 0.1, 0.1],
+        }
+    )  # fmt: skip
+    found = effect(table, "pivot", "random", "p1c0", "accuracy", 0.95, 0.8)
+    assert found.estimate.n == 2
+    assert found.estimate.mean == pytest.approx(0.35)
+    none = effect(table, "pivot", "random", "p0c0", "accuracy", 0.95, 0.8)
+    assert none.estimate.n == 0
+    assert math.isnan(none.estimate.mean)
+    assert none.record()["difference"] is None
+    assert conclude(none, None, None)[1].startswith("Nothing to compare")
+    arms = ["pivot", "random"]
+    estimates = estimate_cells(table, ["accuracy"], arms, ["p1c0", "p0c0"], 0.95)
+    assert estimates["accuracy", "random", "p0c0"].n == 0
+    rows = seed_table(seed_values(table, "accuracy"), [0, 1, 2], arms, [found]).rows
+    assert [row[2] for row in rows] == ["10.0%", "10.0%", "–"]
+    assert [row[3] == "–" for row in rows] == [False, False, True]
+
+
+def test_twice_the_budget_is_said() -> None:
+    up, flat = made("pivot", "random", UP), made("pivot", "random-twice", FLAT)
+    broken = made("pivot", "broken-pivot", UP)
+    assert "twice the budget stays below it" in conclude(up, broken, None, up)[1]
+    assert "twice the budget is not shown to be below" in conclude(up, broken, None, flat)[1]
 
 
 def test_rounding_is_no_effect() -> None:

@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trace": {"bootstrap_samples": 100},
         "attribute": {"bootstrap_samples": 100},
         "wandb": {"mode": "disabled"},
-        "experiment": {"vary": {"world.concepts_per_pivot": [2]}},
+        "experiment": {"vary": {"world.concepts_per_pivot": [2], "mix.top_share": [0.8]}},
     }  # fmt: skip
     path = out.parent / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -65,6 +65,9 @@ def test_page_tables_and_conclusion(root: Path, capsys: pytest.CaptureFixture[st
     summary = json.loads((folder / "summary.json").read_text())
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert summary["conclusion"].split("[")[0][:60] in html
+    quoted = (folder / "results.md").read_text(encoding="utf-8")
+    assert summary["conclusion"] in quoted
+    assert "| p1c0 |" in quoted
     effects = pd.read_parquet(folder / "effects.parquet")
     assert set(effects["cell"]) == {"p1c0", "p0c0", "p1c1", "p0c1", "train"}
     assert (effects["n_seeds"] == 2).all()
@@ -79,13 +82,32 @@ def test_page_tables_and_conclusion(root: Path, capsys: pytest.CaptureFixture[st
     assert row["difference"] == pytest.approx(means["pivot"] - means["random"])
     doses = pd.read_parquet(folder / "doses.parquet")
     assert set(doses["reference"]) == {"random", "broken-pivot"}
-    assert set(doses["value"]) == {1.0, 2.0}
+    by_key = {key: set(part["value"].dropna()) for key, part in doses.groupby("key")}
+    assert by_key == {"world.concepts_per_pivot": {1.0, 2.0}, "mix.top_share": {0.8}}
+    # A dose is the mean over its seeds, and a wider choice is poorer in pivots.
+    runs = pd.read_parquet(folder / "dose_runs.parquet")
+    own = runs[(runs["key"] == "mix.top_share") & (runs["reference"] == "random")]
+    rate = own.groupby("base")[["planted_share", "pivot_rate"]].mean()
+    assert (rate.loc[False] < rate.loc[True]).all()
+    wide = doses[(doses["key"] == "mix.top_share") & ~doses["base"]]
+    wide = wide[wide["reference"] == "random"].iloc[0]
+    assert wide["difference"] == pytest.approx(own.loc[~own["base"], "difference"].mean())
+    assert wide["planted_share"] == pytest.approx(rate.loc[False, "planted_share"])
     ablations = pd.read_parquet(folder / "ablations.parquet")
     assert set(ablations["arm"]) == set(ARMS)
     mining = pd.read_parquet(folder / "mining.parquet")
     assert mining["oracle_overlap"].between(0, 1).all()
-    for name in ("cells", "effects", "seeds", "dose-world.concepts_per_pivot"):
+    doses_drawn = ("dose-world.concepts_per_pivot", "dose-planted-share", "dose-pivot-rate")
+    for name in ("cells", "effects", "seeds", *doses_drawn):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_a_dose_takes_what_its_setting_leaves_alone(root: Path) -> None:
+    """Mining is not done again for another mix, and no dose looks at the layers."""
+    vary = root / "vary"
+    assert not (vary / "mix.top_share" / "0.8" / "seeds" / "0" / "count").exists()
+    assert (vary / "world.concepts_per_pivot" / "2" / "seeds" / "0" / "count").is_dir()
+    assert not list(vary.rglob("trace"))
 
 
 def test_a_finished_experiment_is_not_run_again(
@@ -149,7 +171,7 @@ def test_the_oracle_is_richest_in_what_was_planted(root: Path) -> None:
         ('{"world": [1]}', "expected the name of a setting"),
         ('{"tokenizer.model_type": [1]}', "is no number"),
         ('{"world.topics": [1.5]}', "expected a whole number"),
-        ('{"mix.top_share": [0.5]}', "is null"),
+        ('{"mix.fill_language": [1]}', "is no number"),
         ('{"seed": [1]}', "changes no seed's run"),
     ],
 )
@@ -165,6 +187,6 @@ def test_what_cannot_be_varied_is_named(
 def test_a_corpus_has_no_planted_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     documents = tmp_path / "documents.jsonl"
     documents.write_text('{"id": "a", "text": "x y", "lang": "en"}\n', encoding="utf-8")
-    code = main(["experiment", "world", "--corpus.path", str(documents)])
+    code = main(["experiment", "world", "--config", str(WORLD), "--corpus.path", str(documents)])
     assert code == 2
     assert "corpus.path" in capsys.readouterr().err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.dataset import DatatroveFileDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mining.common.errors import MismatchError
 from mining.common.shards import list_shards, write_table
@@ -25,6 +28,7 @@ from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings
 from mining.mix import run_mix
 from mining.mix_documents import read_documents
+from mining.mix_export import document_rows
 from mining.mix_settings import MixSettings
 from mining.score import run_score
 from mining.settings import CorpusSettings, ScoreSettings, TokenizeSettings
@@ -166,6 +170,21 @@ def test_datatrove_users_can_filter_their_own_pipeline(
         assert row["metadata"]["pivot_proportion"] == pytest.approx(share)
     lines = (tmp_path / "bad" / "zz.jsonl.jsonl").read_text().splitlines()
     assert [json.loads(line)["reason"] for line in lines] == ["no text"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 60), group=st.integers(1, 20), data=st.data())
+def test_rows_of_an_arm_are_read_from_their_row_groups(n: int, group: int, data: Any) -> None:
+    first = data.draw(st.integers(0, n - 1))
+    last = data.draw(st.integers(first + 1, n))
+    columns = {name: [f"{name}{i}" for i in range(n)] for name in ("id", "lang", "source")}
+    numbers = {"n_tokens": range(n), "proportion": [i / n for i in range(n)], "other": range(n)}
+    table = pa.table({**columns, **{name: list(values) for name, values in numbers.items()}})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "documents.parquet"
+        pq.write_table(table, path, row_group_size=group)
+        found = document_rows(path, first, last)
+    assert found.to_pylist() == table.drop_columns("other").slice(first, last - first).to_pylist()
 
 
 def test_exported_text_is_what_other_readers_find(

@@ -116,7 +116,9 @@ def test_budget_rules() -> None:
         )
     documents = table(100, 0)
     mix = MixSettings(budget_tokens=100_000, validation_share=0.1)
-    with pytest.raises(SettingsError, match=r"mix\.budget_tokens: the whole corpus needs 100000"):
+    with pytest.raises(
+        SettingsError, match=r"mix\.budget_tokens: arm original: the whole corpus needs 1"
+    ):
         select(documents, mix, seed=1)
 
 
@@ -232,6 +234,75 @@ def test_a_group_that_has_too_little_is_filled_up_and_said(caplog: Any) -> None:
     assert max(deviations) > 0.1
     assert "low-pivot is not wholly matched with pivot" in caplog.text
     assert {p["match_deviation"] for p in arms["random"]["languages"].values()} == {0.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), repeats=st.integers(1, 4), share=st.floats(0.1, 0.4))
+def test_filling_up_keeps_to_the_pool_share_of_groups_and_repeats_evenly(
+    seed: int, repeats: int, share: float
+) -> None:
+    """low-pivot has little of one source below the threshold, and takes the rest from others."""
+    documents = table(900, seed)
+    rare = (documents["source"] == "a") & (documents.index >= 60)
+    documents.loc[rare, "proportion"] = 0.4
+    mix = dataclasses.replace(
+        DRAWN, match=("source",), min_proportion=0.2, max_pool_share=share, max_repeats=repeats,
+    )  # fmt: skip
+    pool = pool_of(documents, mix, seed)
+    try:
+        chosen = select_documents(pool)["low-pivot"]
+    except SettingsError:
+        return  # the groups have too little for some arm
+    assert chosen.sizes.sum() == 900
+    assert chosen.repeats.max() < repeats
+    first = chosen.repeats == 0
+    keys = [pool.documents.lang, pool.matched]
+    new = dataclasses.replace(
+        chosen, rows=chosen.rows[first], sizes=chosen.sizes[first], always=chosen.always[first],
+        repeats=chosen.repeats[first],
+    )  # fmt: skip
+    held: Counter[Any] = Counter()
+    for row in np.flatnonzero(pool.drawable).tolist():
+        held[(int(pool.documents.lang[row]), int(pool.matched[row]))] += int(pool.sizes[row])
+    for group, tokens in by_group(pool, new, keys).items():
+        assert tokens <= share * held[group] + pool.sizes.max()
+    assert (pool.documents.proportion[chosen.rows] < 0.2).all()
+    # A document's places are numbered from 0, without gaps.
+    for row in np.unique(chosen.rows):
+        own = np.sort(chosen.repeats[chosen.rows == row])
+        assert own.tolist() == list(range(len(own)))
+
+
+def test_filling_up_repeats_where_the_pool_share_is_used_up() -> None:
+    documents = table(900, 4)
+    documents.loc[documents["source"] == "a", "proportion"] = 0.4
+    documents.loc[documents.index[:40], "proportion"] = 0.0
+    mix = dataclasses.replace(
+        DRAWN, match=("source",), min_proportion=0.4, max_pool_share=0.04, max_repeats=8,
+    )  # fmt: skip
+    once = pool_of(documents, dataclasses.replace(mix, max_repeats=1), 1)
+    with pytest.raises(SettingsError, match=r"mix.budget_tokens: arm (pivot|low-pivot): "):
+        select_documents(once)
+    chosen = select_documents(pool_of(documents, mix, 1))["low-pivot"]
+    assert chosen.sizes.sum() == 900
+    assert chosen.repeats.max() >= 1
+
+
+@pytest.mark.parametrize("match", [(), ("source",)])
+def test_random_twice_is_random_and_as_many_tokens_more(match: Any) -> None:
+    documents = table(900, 2)
+    mix = dataclasses.replace(DRAWN, arms=("random", "pivot", "random-twice"), match=match)
+    pool = pool_of(documents, mix, 1)
+    chosen = select_documents(pool)
+    assert chosen["random-twice"].sizes.sum() == 2 * chosen["random"].sizes.sum() == 1800
+    rows = {arm: set(chosen[arm].rows.tolist()) for arm in mix.arms}
+    if not match:
+        assert rows["random"] < rows["random-twice"]
+    for code in range(3):
+        here = {arm: pool.documents.lang[one.rows] == code for arm, one in chosen.items()
+                if arm in mix.arms}  # fmt: skip
+        tokens = {arm: int(chosen[arm].sizes[own].sum()) for arm, own in here.items()}
+        assert tokens == {"random": 300, "pivot": 300, "random-twice": 600}
 
 
 @settings(max_examples=25, deadline=None)

@@ -47,7 +47,7 @@ from eval.report_answer import (
 )
 from eval.report_data import Proportions, read_proportions, records
 from eval.report_lineage import changed_settings
-from eval.report_page import Column, Table
+from eval.report_page import Answer, Column, Page, Section, Table, render
 from eval.report_text import (
     count,
     interval,
@@ -414,3 +414,14 @@ def test_heads_over_columns():
     columns = (Column("a"), Column("b", "num", "g"), Column("c", "num", "g"), Column("d"))
     assert Table("", columns, ()).groups() == [("", 1), ("g", 2), ("", 1)]
     assert Table("", (Column("a"),), ()).groups() == []
+
+
+def test_sentences_stand_whole_and_long_words_are_cut() -> None:
+    sentence, word = "long words " * 100, "w" * 900
+    table = Table("caption", (Column("word", "token"),), ((word,),))
+    section = Section("one", "Title", sentence, "limits", (table,))
+    answer = Answer("question", "Yes", "better", sentence, (), None)
+    html = render(Page("title", "subtitle", (), answer, (), (section,), "footer"))
+    assert html.count(sentence) == 2
+    assert word not in html
+    assert word[:100] in html
