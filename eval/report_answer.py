@@ -144,7 +144,10 @@ def layer_curves(layers: pd.DataFrame, bootstrap: Bootstrap) -> LayerCurves:
     if len(concepts) == 1:
         low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     n = int((layers["layer"] == numbers[0]).sum())
-    made = [Estimate(*map(float, row), n) for row in zip(value, low, high, strict=True)]
+    made = [
+        Estimate(float(v), float(lo), float(hi), n)
+        for v, lo, hi in zip(value, low, high, strict=True)
+    ]
     masses = {name: made[k :: len(LAYER_MASSES)] for k, name in enumerate(LAYER_MASSES)}
     return LayerCurves(n, [int(layer) for layer in numbers], masses)
 
