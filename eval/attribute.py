@@ -180,8 +180,10 @@ def pivot_contributions(words: Path, limit: int | None) -> dict[Key, float]:
     return result
 
 
-def observations(rows: Sequence[Mapping[str, Any]]) -> Observations:
-    """The joined rows as columns."""
+def observations(
+    rows: Sequence[Mapping[str, Any]], models: Sequence[int] | None = None
+) -> Observations:
+    """The joined rows as columns; `models` are the seeds of training where there are several."""
     return Observations(
         concept=[row["concept"] for row in rows],
         direction=[f"{row['source_lang']}-{row['target_lang']}" for row in rows],
@@ -189,6 +191,7 @@ def observations(rows: Sequence[Mapping[str, Any]]) -> Observations:
         score=_floats([row["score"] for row in rows]),
         log_freq={name: _floats([row[f"log_{name}"] for row in rows]) for name in PREDICTORS},
         pivot_contribution=_floats([row["pivot_contribution"] for row in rows]),
+        model=models,
     )
 
 

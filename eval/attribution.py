@@ -1,7 +1,8 @@
 """What corpus counts have to do with behaviour and score (METHOD section 2, Attribution). Pure.
 
 Frequencies enter as log(1 + n), so that pairs that never meet rank below those that meet once.
-Observations of one concept are drawn together by the bootstrap.
+Observations of one concept are drawn together by the bootstrap, and so are those of one trained
+model where there are several.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from eval.stats import (
     Bootstrap,
     Floats,
     Interval,
+    Statistic,
     mean_over_columns,
     roc_curve,
     undefined,
@@ -39,7 +41,8 @@ class Observations:
     """Items as columns, all of one length n.
 
     `log_freq[p]` float64 [n] for each of PREDICTORS; `score` is NaN where an item has none;
-    `pivot_contribution` is the sum over the pair's pivots of log(1 + path).
+    `pivot_contribution` is the sum over the pair's pivots of log(1 + path). `model` is the seed of
+    the trained model; None where all are of one.
     """
 
     concept: Sequence[str]
@@ -48,6 +51,7 @@ class Observations:
     score: Floats
     log_freq: Mapping[str, Floats]
     pivot_contribution: Floats
+    model: Sequence[int] | None = None
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Observations:
         """The observations at which `mask` [n] is true."""
@@ -59,6 +63,7 @@ class Observations:
             score=self.score[rows],
             log_freq={name: values[rows] for name, values in self.log_freq.items()},
             pivot_contribution=self.pivot_contribution[rows],
+            model=None if self.model is None else [self.model[i] for i in rows],
         )
 
     def classified(self) -> Observations:
@@ -68,6 +73,10 @@ class Observations:
     def scored(self) -> Observations:
         """Those with a score."""
         return self.where(np.isfinite(self.score))
+
+    def intervals(self, statistic: Statistic, bootstrap: Bootstrap) -> list[Interval]:
+        """The statistic's values, with the concepts and the trained models resampled."""
+        return bootstrap.intervals(statistic, self.concept, models=self.model)
 
     def __len__(self) -> int:
         return len(self.concept)
@@ -89,7 +98,7 @@ def auc_table(observations: Observations, predictor: str, bootstrap: Bootstrap) 
         columns = np.column_stack([weighted_auc(positive[m], x[m], weights[:, m]) for m in members])
         return np.column_stack([mean_over_columns(columns), columns])
 
-    found = bootstrap.intervals(by_direction, data.concept)
+    found = data.intervals(by_direction, bootstrap)
     if not found:
         found = [undefined(0, "no item has direct or pivot behaviour")] * (1 + len(directions))
     table: dict[str, Any] = {"directions": {}}
@@ -156,7 +165,7 @@ def correlation_table(
             reason = f"fewer than {MIN_CORRELATION} items"
             found = [undefined(len(part), reason)] * len(statistics)
         else:
-            found = bootstrap.intervals(every, part.concept)
+            found = part.intervals(every, bootstrap)
         reason = "the frequency or the score is the same for all items"
         records = [explained(interval, reason).record() for interval in found]
         table[name] = {"n": len(part), **dict(zip(statistics, records, strict=True))}
@@ -178,7 +187,7 @@ def fit_table(
         found = [undefined(len(part), f"fewer than {MIN_FIT} items")] * len(names)
     else:
         design = np.column_stack([values[rows] for values in columns.values()])
-        found = bootstrap.intervals(lambda w: weighted_ols(design, part.score, w), part.concept)
+        found = part.intervals(lambda w: weighted_ols(design, part.score, w), bootstrap)
     reason = "a predictor or the score is constant, or the predictors are collinear"
     fitted = {k: explained(v, reason).record() for k, v in zip(names, found, strict=True)}
     return {"n": len(part), **fitted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -82,7 +82,7 @@ def _cell_hover(cell: Record) -> str:
 
 
 def languages_figure(
-    summaries: Mapping[RunKey, Record], kind: str, languages: Sequence[str], palette: Palette
+    summaries: Mapping[RunKey, Record], kind: str, languages: Iterable[str], palette: Palette
 ) -> XYChart | None:
     """Mass on each language over the layers, one panel a model.
 

@@ -23,34 +23,30 @@ from eval.charts import (
     XYChart,
 )
 from eval.figures_corpus import thin
-from eval.report_answer import Comparison, Directions, line_fit
+from eval.report_answer import Comparison, Directions, LayerCurves, line_fit
 from eval.report_data import ITEM_KEY, records
 from eval.report_text import count, hover, interval, number, percent, plural, signed
 from eval.stats import Floats, roc_curve
 
 BEHAVIOURS = ("direct", "pivot", "none")
 BEHAVIOUR_MARKERS: dict[str, Marker] = {"direct": "circle", "pivot": "diamond", "none": "square"}
-NORMAL_95 = 1.96
 
 
-def layers_figure(layers: pd.DataFrame, arms: list[str]) -> XYChart | None:
-    """Mean probability of source, pivot and target tokens over the layers, by arm and behaviour.
-
-    The bands are 1.96 standard errors of the concepts' means.
-    """
+def layers_figure(curves: Mapping[str, Mapping[str, LayerCurves]]) -> XYChart | None:
+    """Mean probability of source, pivot and target tokens over the layers, by arm and behaviour."""
     panels = []
     highest = 0.0
-    shown = [b for b in ("direct", "pivot") if (layers["behaviour"] == b).any()]
-    for arm in arms:
+    shown = [b for b in ("direct", "pivot") if any(b in found for found in curves.values())]
+    for arm, by_class in curves.items():
         for behaviour in shown:
-            part = layers[(layers["arm"] == arm) & (layers["behaviour"] == behaviour)]
-            if part.empty:
+            found = by_class.get(behaviour)
+            if found is None:
                 panels.append(Panel(f"{arm}: {behaviour}", (), note="no items"))
                 continue
-            series = [_mass(part, name) for name in MASS_COLORS]
+            series = [_mass(found, name) for name in MASS_COLORS]
             highest = max(highest, *(max(s.high or s.y) for s in series))
-            n = part.drop_duplicates([*ITEM_KEY, "seed"]).shape[0]
-            panels.append(Panel(f"{arm}: {behaviour}", tuple(series), note=plural(n, "item")))
+            note = plural(found.n, "item")
+            panels.append(Panel(f"{arm}: {behaviour}", tuple(series), note=note))
     if not any(panel.series for panel in panels):
         return None
     return XYChart(
@@ -64,27 +60,22 @@ def layers_figure(layers: pd.DataFrame, arms: list[str]) -> XYChart | None:
     )
 
 
-def _mass(part: pd.DataFrame, name: str) -> Series:
+def _mass(curves: LayerCurves, name: str) -> Series:
     column = {"source": "p_source", "pivots": "p_pivot", "target": "p_target"}[name]
-    by_concept = part.groupby(["layer", "concept"])[column].mean().groupby("layer")
-    mean = by_concept.mean()
-    layers, values = mean.index.to_list(), mean.to_numpy(dtype=np.float64)
-    # One concept has no spread, which is NaN: its curve has no band, not one of no width.
-    spread = by_concept.std().to_numpy(dtype=np.float64)
-    error = spread / np.sqrt(by_concept.count().to_numpy(dtype=np.float64))
-    low, high = np.maximum(values - NORMAL_95 * error, 0.0), values + NORMAL_95 * error
-    banded = bool(np.isfinite(error).all())
+    found = curves.masses[column]
+    # One concept has no spread: its curve has no band, not one of no width.
+    banded = all(math.isfinite(e.low) for e in found)
     texts = [
-        hover(("", f"{name}, layer {layer}"), ("probability", interval(m, lo, hi, 4)))
-        for layer, m, lo, hi in zip(layers, values, low, high, strict=True)
+        hover(("", f"{name}, layer {layer}"), ("probability", interval(e.value, e.low, e.high, 4)))
+        for layer, e in zip(curves.layers, found, strict=True)
     ]
     return Series(
         name=name,
         color=MASS_COLORS[name],
-        x=[float(layer) for layer in layers],
-        y=values.tolist(),
-        low=low.tolist() if banded else None,
-        high=high.tolist() if banded else None,
+        x=[float(layer) for layer in curves.layers],
+        y=[e.value for e in found],
+        low=[e.low for e in found] if banded else None,
+        high=[e.high for e in found] if banded else None,
         dash="dash" if name == "source" else "solid",
         hover=texts,
     )

@@ -23,9 +23,11 @@ from eval.models import LanguageModel
 from eval.scoring import backbone_inputs, pad_right
 from eval.tuned_lens import Translators
 
-# Of the logits decoded at a time; a few arrays of this size are at work at once. More is no faster
-# on a CPU (launch.bench.lens), where less stays in the cache.
-LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+# Of the logits decoded at a time; a few arrays of this size are at work at once. Each product reads
+# the whole unembedding. glibc takes an array of more than 32 MiB from the system each time, and
+# gives it back, which costs more than a longer product saves.
+LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class LayerReadings:
     masses: npt.NDArray[np.float64]
     vocabularies: npt.NDArray[np.float64]
     entropy: npt.NDArray[np.float64]
-    rank: npt.NDArray[np.int64]
     answer: npt.NDArray[np.float64]
+    rank: npt.NDArray[np.int64]
 
 
 @torch.inference_mode()
@@ -99,7 +101,7 @@ def read_layers(
     """The lens at the last token of each sequence, for every layer.
 
     `sets[i]` are item i's sets of token ids, the same number for each item; `answers[i]` is the
-    token whose rank is wanted. `vocabularies` float32 [head rows, v] says by 1 or 0 which tokens
+    token whose rank is wanted. `vocabularies` float32 [v, head rows] says by 1 or 0 which tokens
     belong to v common sets. The first entry is layer 0 where `embeddings` are asked for.
     """
     ids, mask = pad_right(sequences, model.device)
@@ -135,16 +137,24 @@ def decode(
     """
     n = len(states[0])
     rows = torch.cat(list(states))
+    items = torch.arange(len(rows), device=rows.device) % n
     step = rows_at_a_time(model)
     found = [
         _read(
-            model, parts, rows[begin : begin + step],
-            torch.arange(begin, min(begin + step, len(rows)), device=rows.device) % n,
+            parts.logits(model.net, rows[begin : begin + step]), items[begin : begin + step],
             wanted, top_k,
         )
         for begin in range(0, len(rows), step)
     ]  # fmt: skip
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    ids, probs, rank, *masses = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+    top_ids, top_probs = ids.numpy(), probs.double().numpy()
+    order = np.lexsort((top_ids, -top_probs), axis=1)
+    columns = [
+        np.take_along_axis(top_ids, order, axis=1),
+        np.take_along_axis(top_probs, order, axis=1),
+        *(column.double().numpy() for column in masses),
+        rank.numpy().astype(np.int64),
+    ]
     layers = range(0, len(rows), n)
     return [LayerReadings(*(column[k : k + n] for column in columns)) for k in layers]
 
@@ -168,44 +178,57 @@ def batches_by_length(sequences: Sequence[Sequence[int]], batch_tokens: int) -> 
         yield batch
 
 
-def _read(
-    model: LanguageModel,
-    parts: LensParts,
-    hidden: Tensor,
-    items: Tensor,
-    wanted: _Wanted,
-    top_k: int,
-) -> tuple[npt.NDArray[Any], ...]:
-    """The columns of LayerReadings for rows [m, width]; `items` int64 [m] is each row's item."""
-    logits = parts.logits(model.net, hidden)
+def _read(logits: Tensor, items: Tensor, wanted: _Wanted, top_k: int) -> tuple[Tensor, ...]:
+    """The columns of LayerReadings, `rank` after the first two, for logits float32 [m, vocabulary].
+
+    `items` int64 [m] is each row's item.
+    """
+    top, ids = largest(logits, min(top_k, logits.shape[1]))
     # Softmax in one go: exp by itself is slow on a CPU where it underflows.
     probs = torch.softmax(logits, dim=1)
-    top = logits.topk(min(top_k, logits.shape[1]), dim=1)
-    top_p = probs.gather(1, top.indices)
+    top_probs = probs.gather(1, ids)
     wanted_ids = wanted.answers[items].unsqueeze(1)
-    rank = 1 + (logits > logits.gather(1, wanted_ids)).sum(dim=1, dtype=torch.int32)
+    # As floats, which a CPU adds up several times as fast as truth values; exact up to 2^24.
+    work = torch.empty_like(logits)
+    rank = 1 + torch.gt(logits, logits.gather(1, wanted_ids), out=work).sum(dim=1)
     masses = [
-        (probs.gather(1, ids[items]) * present[items]).sum(dim=1) for ids, present in wanted.members
+        (probs.gather(1, members[items]) * present[items]).sum(dim=1)
+        for members, present in wanted.members
     ]
-    # -sum p log p, with log p = logit - total. A probability that underflows adds 0.
-    total = top.values[:, 0] - top_p[:, 0].log()
-    entropy = total - torch.linalg.vecdot(probs, logits)
+    # -sum p log p, with log p = (logit - largest) + log p of the largest: large logits would lose
+    # digits by themselves. A probability that underflows adds 0.
+    inside = torch.sub(logits, top[:, :1], out=work).mul_(probs).sum(dim=1)
+    entropy = -top_probs[:, 0].log() - inside
     if wanted.vocabularies is None:
         vocabularies = probs[:, :0]
     else:
-        vocabularies = probs[:, : len(wanted.vocabularies)] @ wanted.vocabularies
-    top_ids = top.indices.cpu().numpy().astype(np.int64)
-    top_probs = top_p.double().cpu().numpy()
-    order = np.lexsort((top_ids, -top_probs), axis=1)
+        known = probs[:, : wanted.vocabularies.shape[1]]
+        vocabularies = torch.nn.functional.linear(known, wanted.vocabularies)
     return (
-        np.take_along_axis(top_ids, order, axis=1),
-        np.take_along_axis(top_probs, order, axis=1),
-        torch.stack(masses, dim=1).double().cpu().numpy(),
-        vocabularies.double().cpu().numpy(),
-        entropy.clamp_min(0).double().cpu().numpy(),
-        rank.cpu().numpy().astype(np.int64),
-        probs.gather(1, wanted_ids).squeeze(1).double().cpu().numpy(),
-    )
+        ids, top_probs, rank, torch.stack(masses, dim=1), vocabularies, entropy.clamp_min(0),
+        probs.gather(1, wanted_ids).squeeze(1),
+    )  # fmt: skip
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of float32 [m, n], falling, and where they stand: both [m, k].
+
+    On a CPU `topk` copies whole rows to sort them. The largest of a row stand in the k blocks whose
+    own largest are, so that only these are searched. Which of equal values at the end are among
+    the k is left open, as in `topk`.
+    """
+    n_blocks = values.shape[1] // BLOCK
+    if n_blocks <= k:
+        found = values.topk(k, dim=1)
+        return found.values, found.indices
+    whole = n_blocks * BLOCK
+    maxima = values[:, :whole].reshape(len(values), n_blocks, BLOCK).amax(dim=2)
+    blocks = maxima.topk(k, dim=1).indices.unsqueeze(2)
+    inside = torch.arange(BLOCK, device=values.device)
+    rest = torch.arange(whole, values.shape[1], device=values.device)
+    places = torch.cat([(BLOCK * blocks + inside).flatten(1), rest.expand(len(values), -1)], dim=1)
+    found = values.gather(1, places).topk(k, dim=1)
+    return found.values, places.gather(1, found.indices)
 
 
 def _padded_sets(sets: Sequence[frozenset[int]], device: torch.device) -> tuple[Tensor, Tensor]:

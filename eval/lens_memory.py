@@ -11,7 +11,7 @@ from eval.lens_parts import LensParts
 from eval.models import LanguageModel
 
 # Arrays of the size of a chunk's logits that are alive at once: the logits, a copy in float32 where
-# the weights are of half precision, their probabilities, and the comparison for the rank.
+# the weights are of half precision, their probabilities, and room for what is made of both.
 LOGIT_COPIES = 4
 
 

@@ -85,7 +85,7 @@ def partial_table(observations: Observations, bootstrap: Bootstrap) -> dict[str,
         if len(part) < MIN_PARTIAL:
             found = [undefined(len(part), f"fewer than {MIN_PARTIAL} items")] * 2
         else:
-            found = bootstrap.intervals(both, part.concept)
+            found = part.intervals(both, bootstrap)
         records = [explained(interval, DEGENERATE).record() for interval in found]
         table[name] = {"n": len(part), **dict(zip(("pearson", "spearman"), records, strict=True))}
     return table
@@ -105,17 +105,16 @@ def calibration_table(
     rows = []
     for low, high in zip((0, *edges), (*edges, None), strict=True):
         members = (counts >= low) & (counts < (np.inf if high is None else high))
-        chosen = np.flatnonzero(members)
-        values = np.column_stack([direct[chosen], data.score[chosen]])
-        names = [data.concept[i] for i in chosen.tolist()]
+        part = data.where(members)
+        values = np.column_stack([direct[members], part.score])
 
         def means(weights: Floats, values: Floats = values) -> Floats:
             return weighted_means(values, weights)
 
-        found = bootstrap.intervals(means, names) or [undefined(0, "no item in the band")] * 2
+        found = part.intervals(means, bootstrap) or [undefined(0, "no item in the band")] * 2
         shown = [explained(interval, "no item has a score").record() for interval in found]
         rows.append(
-            {"from": low, "below": high, "n": len(chosen), "direct": shown[0], "score": shown[1]}
+            {"from": low, "below": high, "n": len(part), "direct": shown[0], "score": shown[1]}
         )
     return rows
 
@@ -149,7 +148,7 @@ def held_out_table(
 
     found = [
         explained(interval, "the fit or the direction's scores are degenerate").record()
-        for interval in bootstrap.intervals(by_direction, part.concept)
+        for interval in part.intervals(by_direction, bootstrap)
     ]
     n = len(directions)
     for k, name in enumerate(directions):

@@ -85,7 +85,8 @@ def make_page(
     seed: int,
 ) -> Page:
     """All parts of the page, its figures written on the way."""
-    palette = make_palette(data.arms, data.languages)
+    # A task may have languages that the corpus does not, and the other way round.
+    palette = make_palette(data.arms, dict.fromkeys([*data.languages, *data.task.languages]))
     chart = difference_figure(results.differences, settings.baseline, palette)
     caption = (
         f"Dots right of the line score higher than {settings.baseline}; the bars are "

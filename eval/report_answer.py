@@ -7,7 +7,7 @@ the seeds of training. Pure: tables in, numbers out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from mining.common.seeds import generator
 
 Directions = list[tuple[str, str]]
 Verdict = Literal["better", "worse", "open", "unknown"]
+LAYER_MASSES = ("p_source", "p_pivot", "p_target")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Cube:
     seeds: list[int]
     concepts: list[str]
     directions: Directions
+
+
+@dataclass(frozen=True)
+class LayerCurves:
+    """One arm's and one class's mean probabilities over `layers`, by column of LAYER_MASSES.
+
+    Of `n` items. The bounds are NaN where there is one concept only.
+    """
+
+    n: int
+    layers: list[int]
+    masses: dict[str, list[Estimate]]
 
 
 def translated(items: pd.DataFrame) -> pd.DataFrame:
@@ -105,16 +118,54 @@ def paired(candidate: Cube, baseline: Cube) -> Cube:
 
 def estimate(one: Cube, bootstrap: Bootstrap) -> Comparison:
     """Means with intervals. An item's value is its mean over the seeds drawn."""
-    n_seeds, n_concepts, n_directions = one.values.shape
     sizes = np.isfinite(one.values).any(axis=0).sum(axis=0)
     if not sizes.sum():
         empty = Estimate(np.nan, np.nan, np.nan, 0)
         return Comparison(empty, dict.fromkeys(one.directions, empty))
-    flat = one.values.transpose(1, 0, 2).reshape(n_concepts, n_seeds * n_directions)
+    found = _resampled(one.values, one.concepts, bootstrap)
+    made = [
+        Estimate(float(v), float(lo), float(hi), int(n))
+        for v, lo, hi, n in zip(*found, [sizes.sum(), *sizes], strict=True)
+    ]
+    return Comparison(made[0], dict(zip(one.directions, made[1:], strict=True)))
+
+
+def layer_curves(layers: pd.DataFrame, bootstrap: Bootstrap) -> LayerCurves:
+    """The curves of the items in `layers`, the rows of one arm and one class.
+
+    A concept's value is the mean over its directions, as these are not independent.
+    """
+    seeds, concepts, numbers = (sorted(layers[k].unique()) for k in ("seed", "concept", "layer"))
+    every = pd.MultiIndex.from_product([seeds, concepts, numbers])
+    means = layers.groupby(["seed", "concept", "layer"])[list(LAYER_MASSES)].mean().reindex(every)
+    shape = (len(seeds), len(concepts), len(numbers) * len(LAYER_MASSES))
+    values = means.to_numpy(dtype=np.float64).reshape(shape)
+    value, low, high = (found[1:] for found in _resampled(values, concepts, bootstrap))
+    if len(concepts) == 1:
+        low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    n = int((layers["layer"] == numbers[0]).sum())
+    made = [
+        Estimate(float(v), float(lo), float(hi), n)
+        for v, lo, hi in zip(value, low, high, strict=True)
+    ]
+    masses = {name: made[k :: len(LAYER_MASSES)] for k, name in enumerate(LAYER_MASSES)}
+    return LayerCurves(n, [int(layer) for layer in numbers], masses)
+
+
+def _resampled(
+    values: Floats, concepts: Sequence[str], bootstrap: Bootstrap
+) -> tuple[Floats, Floats, Floats]:
+    """Value, low and high, each [1 + k], of the means of values float64 [seed, concept, k].
+
+    First the mean over the columns' means, then each column's: over the concepts, then over the
+    seeds. Both are resampled.
+    """
+    n_seeds, n_concepts, n_columns = values.shape
+    flat = values.transpose(1, 0, 2).reshape(n_concepts, n_seeds * n_columns)
     rng = generator(bootstrap.seed, "report", "seeds")
 
     def means(weights: Floats, seed_weights: Floats) -> Floats:
-        by_seed = weighted_means(flat, weights).reshape(len(weights), n_seeds, n_directions)
+        by_seed = weighted_means(flat, weights).reshape(len(weights), n_seeds, n_columns)
         present = np.isfinite(by_seed)
         share = seed_weights[:, :, None] * present
         total = (np.where(present, by_seed, 0.0) * share).sum(axis=1)
@@ -124,14 +175,9 @@ def estimate(one: Cube, bootstrap: Bootstrap) -> Comparison:
     value = means(np.ones((1, n_concepts)), np.ones((1, n_seeds)))[0]
     samples = np.concatenate([
         means(w, rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), len(w)).astype(float))
-        for w in bootstrap.weights(one.concepts)
+        for w in bootstrap.weights(concepts)
     ])  # fmt: skip
-    low, high = percentiles(samples, bootstrap.confidence)
-    made = [
-        Estimate(float(v), float(lo), float(hi), int(n))
-        for v, lo, hi, n in zip(value, low, high, [sizes.sum(), *sizes], strict=True)
-    ]
-    return Comparison(made[0], dict(zip(one.directions, made[1:], strict=True)))
+    return value, *percentiles(samples, bootstrap.confidence)
 
 
 def seed_means(one: Cube) -> dict[int, float]:

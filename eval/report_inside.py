@@ -49,9 +49,10 @@ def layers_section(
             blocks.append(Note("The trace was made without the pivots of the word pairs."))
         blocks += [
             figures.block(
-                layers_figure(data.layers, data.arms),
+                layers_figure(results.curves),
                 "Summed probability of the tokens of the source word, of the pair's pivots and of "
-                "the target word. Bands are 1.96 standard errors over concepts.",
+                f"the target word. Bands are {percent(settings.confidence, 0)} intervals over "
+                "concepts and training seeds.",
                 "No item was classed as direct or pivot, so there are no curves.",
             ),
             figures.block(
@@ -87,7 +88,7 @@ def _languages(data: RunData, palette: Palette, figures: FigureWriter) -> list[B
         "vocabulary": "Probability of all tokens that belong to a language.",
     }
     charts = {
-        kind: languages_figure(data.trace_summaries, kind, data.languages, palette)
+        kind: languages_figure(data.trace_summaries, kind, data.task.languages, palette)
         for kind in captions
     }
     return [
@@ -215,7 +216,8 @@ def _attribution_tables(results: Results) -> list[Block]:
         rows.append(tuple(row))
     caption = (
         "Frequencies enter as log(1 + documents). AUC: mean over directions. Correlation: Pearson, "
-        "all directions together. Items whose words share a token are set aside."
+        "all directions together. Items whose words share a token are set aside. Intervals "
+        "resample concepts, and training seeds where there are several."
     )
     tables: list[Block] = [Table(caption, tuple(columns), tuple(rows))]
     if results.fits:

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import pandas as pd
 
 from eval.attribute import observations
+from eval.behaviour import DIRECT, PIVOT
 from eval.report_answer import (
     Comparison,
     Directions,
     Estimate,
+    LayerCurves,
     auc_by_direction,
     chance,
     correlation,
     cube,
     directions_of,
     estimate,
+    layer_curves,
     paired,
     seed_means,
     translated,
@@ -37,7 +40,10 @@ PREDICTORS = {
 
 @dataclass(frozen=True)
 class Results:
-    """Numbers by arm; `differences` are the arms' scores minus the baseline's, paired by item."""
+    """Numbers by arm; `differences` are the arms' scores minus the baseline's, paired by item.
+
+    `curves` are those of the trace by arm and by class (direct, pivot), where it has items.
+    """
 
     directions: Directions
     items: pd.DataFrame
@@ -55,6 +61,7 @@ class Results:
     aucs: dict[str, dict[str, Comparison]]
     correlations: dict[str, dict[str, Estimate]]
     fits: dict[str, dict[str, Estimate]]
+    curves: dict[str, dict[str, LayerCurves]]
 
     def difference(self, arm: str) -> Estimate:
         """Score of `arm` minus that of the baseline; NaN where one of them was not evaluated."""
@@ -83,7 +90,8 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
     pairs = {arm: paired(scores[arm], scores[base]) for arm in others}
     attributed = translated(data.attribution)
     observed = {
-        arm: observations(records(part)) for arm, part in by_arm(attributed, data.arms).items()
+        arm: observations(records(part), part["seed"].tolist())
+        for arm, part in by_arm(attributed, data.arms).items()
     }
     predictors = PREDICTORS if observed else {}
     aucs = {
@@ -120,6 +128,14 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
             for arm, part in observed.items()
         },
         fits={arm: two_variable_fit(part, bootstrap) for arm, part in observed.items()},
+        curves={
+            arm: {
+                str(behaviour): layer_curves(rows, bootstrap)
+                for behaviour, rows in part.groupby("behaviour")
+                if behaviour in (DIRECT, PIVOT)
+            }
+            for arm, part in by_arm(data.layers, data.arms).items()
+        },
     )
 
 

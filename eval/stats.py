@@ -3,8 +3,9 @@
 Every statistic is a function of integer weights: W float64 [n_samples, n] says how often each of
 the n observations stands in each sample. With one row of ones it is the plain statistic; with rows
 drawn by cluster (all observations of a concept are drawn together, since they are not independent)
-it is the bootstrap. Undefined values (one class only, a constant, too few observations) are NaN
-inside and null with a reason in records, never NaN.
+it is the bootstrap. Where the observations are of several trained models, these are drawn too, and
+the weights multiplied (A. Owen, The pigeonhole bootstrap, 2007). Undefined values (one class only,
+a constant, too few observations) are NaN inside and null with a reason in records, never NaN.
 """
 
 from __future__ import annotations
@@ -51,33 +52,49 @@ class Bootstrap:
     confidence: float
     seed: int
 
-    def weights(self, clusters: Sequence[str]) -> Iterator[Floats]:
-        """Weights [chunk, n] of the samples: clusters are drawn with replacement, by name order."""
+    def weights(
+        self, clusters: Sequence[str], models: Sequence[int] | None = None
+    ) -> Iterator[Floats]:
+        """Weights [chunk, n] of the samples: clusters are drawn with replacement, by name order.
+
+        `models` [n] says which trained model (its seed) each observation is of; None is one model.
+        """
         names, codes = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-        rng = generator(self.seed, "bootstrap")
+        seeds, places = np.unique(models or [0] * len(codes), return_inverse=True)
+        rng, seed_rng = generator(self.seed, "bootstrap"), generator(self.seed, "bootstrap seeds")
         chunk = max(1, CHUNK_VALUES // max(1, len(codes)))
         for begin in range(0, self.samples, chunk):
             size = (min(chunk, self.samples - begin), len(names))
             drawn = rng.integers(0, len(names), size=size)
             offsets = np.arange(size[0])[:, None] * len(names)
             counts = np.bincount((drawn + offsets).ravel(), minlength=size[0] * size[1])
-            yield counts.reshape(size)[:, codes].astype(np.float64)
+            found = counts.reshape(size)[:, codes].astype(np.float64)
+            if len(seeds) > 1:
+                shares = np.full(len(seeds), 1 / len(seeds))
+                found *= seed_rng.multinomial(len(seeds), shares, size[0])[:, places]
+            yield found
 
-    def run(self, statistic: Statistic, clusters: Sequence[str]) -> tuple[Floats, Floats, Floats]:
+    def run(
+        self, statistic: Statistic, clusters: Sequence[str], models: Sequence[int] | None = None
+    ) -> tuple[Floats, Floats, Floats]:
         """The statistic's value, low and high, each [k]; NaN where undefined.
 
         Percentile intervals over the samples in which it is defined, if these are at least half.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             value = statistic(np.ones((1, len(clusters))))[0]
-            samples = np.concatenate([statistic(w) for w in self.weights(clusters)])
+            samples = np.concatenate([statistic(w) for w in self.weights(clusters, models)])
         low, high = percentiles(samples, self.confidence)
         missing = ~np.isfinite(value)
         low[missing] = high[missing] = np.nan
         return value, low, high
 
     def intervals(
-        self, statistic: Statistic, clusters: Sequence[str], n: int | None = None
+        self,
+        statistic: Statistic,
+        clusters: Sequence[str],
+        n: int | None = None,
+        models: Sequence[int] | None = None,
     ) -> list[Interval]:
         """The statistic's k values as Intervals without reasons; `n` defaults to observations."""
         if len(clusters) == 0:
@@ -85,7 +102,7 @@ class Bootstrap:
         size = len(clusters) if n is None else n
         return [
             Interval(_finite(v), _finite(lo), _finite(hi), size)
-            for v, lo, hi in zip(*self.run(statistic, clusters), strict=True)
+            for v, lo, hi in zip(*self.run(statistic, clusters, models), strict=True)
         ]
 
 

@@ -1,6 +1,8 @@
 """Which tokens belong to a language: by the corpus counts, else by the task's own words.
 
 METHOD section 4: the language of an item is the one that holds at least 90 % of its documents.
+Documents whose language is unknown (`und`) or several (`mul`) count among them, but are no language
+whose vocabulary is looked at: these are the task's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ OWN_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """`members` float32 [head rows, languages] is 1 where a token belongs to a language.
+    """`members` float32 [languages, head rows] is 1 where a token belongs to a language.
 
     `source` says how that was found: `counts` or `task`.
     """
@@ -34,7 +36,7 @@ class Vocabularies:
 
     def sizes(self) -> dict[str, int]:
         """Tokens of each language."""
-        counts = self.members.sum(dim=0).long().tolist()
+        counts = self.members.sum(dim=1).long().tolist()
         return dict(zip(self.languages, counts, strict=True))
 
 
@@ -49,10 +51,9 @@ def language_vocabularies(
     languages = list(task.languages)
     found = _counted(languages, tokenizer, count) if count is not None else None
     source = "task" if found is None else "counts"
-    members = torch.zeros(n_rows, len(languages))
-    for column, tokens in enumerate(_from_task(task, tokenizer) if found is None else found):
-        for token in tokens:
-            members[token, column] = 1
+    members = torch.zeros(len(languages), n_rows)
+    for row, tokens in enumerate(_from_task(task, tokenizer) if found is None else found):
+        members[row, list(tokens)] = 1
     return Vocabularies(languages, members.to(device), source)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -52,6 +54,30 @@ def test_auc_by_direction_and_mean() -> None:
         fpr = [row["fpr"] for row in points if row["direction"] == name]
         tpr = [row["tpr"] for row in points if row["direction"] == name]
         assert np.trapezoid(tpr, fpr) == pytest.approx(record["value"])
+
+
+def test_models_that_disagree_widen_the_interval_of_the_auc() -> None:
+    one = make(seed=4)
+    # The second model's classes are the first one's turned round.
+    turned = {"direct": "pivot", "pivot": "direct", "none": "none"}
+    both = Observations(
+        concept=[*one.concept] * 2,
+        direction=[*one.direction] * 2,
+        behaviour=[*one.behaviour, *(turned[name] for name in one.behaviour)],
+        score=np.tile(one.score, 2),
+        log_freq={name: np.tile(values, 2) for name, values in one.log_freq.items()},
+        pivot_contribution=np.tile(one.pivot_contribution, 2),
+        model=[0] * len(one) + [1] * len(one),
+    )
+    alone = auc_table(one, "pair", BOOT)["mean"]
+    pooled = auc_table(dataclasses.replace(both, model=None), "pair", BOOT)["mean"]
+    found = auc_table(both, "pair", BOOT)["mean"]
+    assert found["value"] == pooled["value"] == pytest.approx(0.5)
+    assert pooled["high"] - pooled["low"] < 0.05
+    # A sample may hold one model only.
+    assert found["low"] <= 1 - alone["value"] < alone["value"] <= found["high"]
+    part = both.where(np.arange(len(both)) % 3 == 0)
+    assert part.model == both.model[::3]
 
 
 def test_correlations_by_behaviour() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from eval import lens
 from eval.behaviour import classify
 from eval.lens import batches_by_length, block_states, read_layers
 from eval.lens_parts import find_parts
@@ -48,6 +51,55 @@ def test_equal_to_output_hidden_states(family: str, tiny_model: Any, word_level:
             entropy = -(p * np.log(np.maximum(p, 1e-300))).sum()
             assert reading.entropy[i] == pytest.approx(entropy, abs=1e-4)
             assert reading.rank[i] == 1 + (p > p[answers[i]] * (1 + 1e-5)).sum()
+
+
+@pytest.mark.parametrize("rows_at_once", [1000, 7, 1])
+def test_readings_are_those_of_a_softmax_however_they_are_cut(
+    rows_at_once: int, tiny_model: Any, word_level: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, top_k = 1000, 4
+    assert size > lens.BLOCK * top_k  # so that blocks are searched
+    net = tiny_model("llama", size)
+    with torch.no_grad():
+        net.lm_head.weight.mul_(5)  # so that the probabilities differ
+    model = wrap_model(net, word_level(["a"]), "tiny")
+    monkeypatch.setitem(lens.LOGIT_BYTES, "cpu", rows_at_once * 4 * size)
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(0, size, n).tolist() for n in (3, 9, 4, 5, 2)]
+    sets = [tuple(frozenset(rng.integers(0, size, k).tolist()) for k in (2, 60)) for _ in sequences]
+    answers = rng.integers(0, size, len(sequences)).tolist()
+    vocabularies = torch.from_numpy((rng.random((3, size)) < 0.2).astype(np.float32))
+    parts = find_parts(model, None, None)
+    found = read_layers(model, parts, sequences, sets, answers, top_k, True, vocabularies)
+    ids, mask = pad_right(sequences, model.device)
+    states = block_states(model, parts, ids, mask, mask.sum(dim=1) - 1, embeddings=True)
+    for reading, state in zip(found, states, strict=True):
+        with torch.inference_mode():
+            p = torch.softmax(parts.logits(net, state).double(), dim=1).numpy()
+        best = np.argsort(-p, axis=1, kind="stable")[:, :top_k]
+        np.testing.assert_array_equal(reading.top_ids, best)
+        near = {"rtol": 0, "atol": 1e-6}
+        np.testing.assert_allclose(reading.top_probs, np.take_along_axis(p, best, 1), **near)
+        masses = [[p[i, sorted(s)].sum() for s in own] for i, own in enumerate(sets)]
+        np.testing.assert_allclose(reading.masses, masses, **near)
+        np.testing.assert_allclose(reading.vocabularies, p @ vocabularies.numpy().T, **near)
+        own = p[np.arange(len(p)), answers]
+        np.testing.assert_allclose(reading.answer, own, **near)
+        np.testing.assert_array_equal(reading.rank, 1 + (p > own[:, None]).sum(axis=1))
+        entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
+        np.testing.assert_allclose(reading.entropy, entropy, rtol=1e-6, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 1500), st.integers(1, 12), st.integers(2, 2000))
+def test_the_largest_are_those_of_a_sort(seed: int, size: int, k: int, different: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, different, (3, size)).astype(np.float32)
+    k = min(k, size)
+    found, ids = lens.largest(torch.from_numpy(values), k)
+    np.testing.assert_array_equal(found.numpy(), -np.sort(-values, axis=1)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(values, ids.numpy(), 1), found.numpy())
+    assert all(len(set(row)) == k for row in ids.tolist())
 
 
 # Families with other names, heads or orders of norms; what is found reproduces their own logits.

@@ -131,6 +131,21 @@ def test_bootstrap_is_deterministic_and_draws_clusters_whole() -> None:
     assert (weights != other).any()
 
 
+def test_bootstrap_draws_models_too_and_whole() -> None:
+    bootstrap = Bootstrap(400, 0.9, seed=3)
+    clusters, models = ["a", "b", "c"] * 2, [5] * 3 + [7] * 3
+    alone = np.concatenate(list(bootstrap.weights(clusters)))
+    both = np.concatenate(list(bootstrap.weights(clusters, models)))
+    # How often each model stands in a sample: two draws of two.
+    drawn = np.array([(0, 2), (1, 1), (2, 0)])
+    shares = np.repeat(drawn, 3, axis=1)
+    found = (both[:, None] == alone[:, None] * shares).all(axis=2)
+    assert found.any(axis=1).all()
+    np.testing.assert_allclose(found.mean(axis=0), [0.25, 0.5, 0.25], atol=0.1)
+    one = np.concatenate(list(bootstrap.weights(clusters, [5] * 6)))
+    np.testing.assert_array_equal(one, alone)
+
+
 def test_an_interval_needs_half_of_the_samples() -> None:
     bootstrap = Bootstrap(100, 0.95, seed=0)
     calls = iter([1.0, np.nan])

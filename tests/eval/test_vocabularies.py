@@ -21,10 +21,13 @@ def write_count(folder: Path, fingerprint: str, unit: str = "token") -> Path:
     run = begin("count", folder, {}, {})
     assert run is not None
     columns = {
-        "tokens": [[2], [3], [4], [5, 6], [7]],
-        "doc_freq": [10, 10, 10, 10, 0],
-        "doc_freq_en": [9, 8, 0, 10, 0],
-        "doc_freq_fr": [1, 2, 10, 0, 0],
+        "tokens": [[2], [3], [4], [5, 6], [7], [8], [9]],
+        "doc_freq": [10, 10, 10, 10, 0, 10, 10],
+        "doc_freq_en": [9, 8, 0, 10, 0, 0, 8],
+        "doc_freq_fr": [1, 2, 10, 0, 0, 0, 0],
+        # Documents of an unknown language, and of several.
+        "doc_freq_und": [0, 0, 0, 0, 0, 10, 0],
+        "doc_freq_mul": [0, 0, 0, 0, 0, 0, 2],
     }
     write_table(folder / "items.parquet", pa.table(columns))
     run.finish({"unit": unit, "fingerprint": fingerprint})
@@ -40,11 +43,12 @@ def test_by_counts_where_they_are_of_these_tokens(
     tokenizer = word_level(words)
     count = write_count(tmp_path / "count", tokenizer.fingerprint if known else "0" * 64, unit)
     found = language_vocabularies(task, tokenizer, count, 12, CPU)
-    english, french = (set(found.members[:, k].nonzero()[:, 0].tolist()) for k in (0, 1))
+    english, french = (set(found.members[k].nonzero()[:, 0].tolist()) for k in (0, 1))
     if unit == "token" and known:
         assert found.source == "counts"
         # 90 % of the documents; items of several tokens are not tokens.
         assert (english, french) == ({2}, {4})
+        assert found.languages == ["en", "fr"]
     else:
         assert found.source == "task"
         assert english == {tokenizer.encode(f"wen{i}")[0] for i in (1, 2, 3)}

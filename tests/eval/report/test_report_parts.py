@@ -40,6 +40,7 @@ from eval.report_answer import (
     cube,
     directions_of,
     estimate,
+    layer_curves,
     paired,
     two_variable_fit,
     usable,
@@ -376,16 +377,40 @@ def test_a_mix_without_any_pivot_is_drawn_at_zero():
     assert np.isnan(values[2])
 
 
+def layer_rows(values: np.ndarray) -> pd.DataFrame:
+    """Rows of one class: `values` [seed, concept, direction, layer] of p_source."""
+    return pd.DataFrame([
+        {"seed": seed, "concept": f"c{c}", "target_lang": f"l{k}", "layer": layer + 1,
+         "p_source": value, "p_pivot": np.nan, "p_target": 0.2}
+        for (seed, c, k, layer), value in np.ndenumerate(values)
+    ])  # fmt: skip
+
+
+def test_curves_are_means_over_concepts_with_intervals_of_the_level():
+    rng = np.random.default_rng(0)
+    values = rng.random((2, 30, 3, 4))
+    values[:, :, 1:] += 0.1 * rng.normal(size=(2, 30, 1, 4))
+    found = [layer_curves(layer_rows(values), Bootstrap(400, c, 0)) for c in (0.5, 0.95)]
+    assert found[0].layers == [1, 2, 3, 4]
+    assert found[0].n == 2 * 30 * 3
+    widths = []
+    for curves in found:
+        source = curves.masses["p_source"]
+        assert [e.value for e in source] == pytest.approx(values.mean(axis=(0, 1, 2)))
+        assert all(e.low < e.value < e.high for e in source)
+        assert all(np.isnan(e.value) for e in curves.masses["p_pivot"])
+        widths.append(np.mean([e.high - e.low for e in source]))
+    # The quantiles of a normal distribution.
+    assert widths[1] / widths[0] == pytest.approx(1.96 / 0.674, rel=0.15)
+    apart = values + np.array([-0.5, 0.5])[:, None, None, None]
+    (wide, *_) = layer_curves(layer_rows(apart), Bootstrap(400, 0.95, 0)).masses["p_source"]
+    assert wide.high - wide.low > 0.9
+
+
 def test_curves_of_one_concept_have_no_band():
-    rows = [
-        {"concept": c, "source_lang": "en", "target_lang": "fr", "layer": layer, "arm": "random",
-         "seed": 0, "behaviour": "direct", "p_source": 0.1 * layer + 0.01 * k, "p_pivot": np.nan,
-         "p_target": 0.2}
-        for k, c in enumerate(("a", "b"))
-        for layer in (1, 2)
-    ]  # fmt: skip
-    for frame, banded in ((pd.DataFrame(rows), True), (pd.DataFrame(rows[:2]), False)):
-        chart = layers_figure(frame, ["random"])
+    values = np.array([[[[0.1, 0.2]], [[0.11, 0.21]]]])
+    for part, banded in ((values, True), (values[:, :1], False)):
+        chart = layers_figure({"random": {"direct": layer_curves(layer_rows(part), BOOTSTRAP)}})
         source = chart.panels[0].series[0]
         assert (source.low is not None) == banded
         assert source.y == pytest.approx([0.105, 0.205] if banded else [0.1, 0.2])
