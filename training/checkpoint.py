@@ -120,6 +120,14 @@ def newest_checkpoint(
     return None
 
 
+def check_checkpoint(path: Path) -> None:
+    """InputError, which names the folder, where a checkpoint is torn or was changed."""
+    try:
+        _read_checked(path)
+    except InputError as error:
+        raise InputError(f"{path}: not a whole checkpoint ({error})") from None
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
     """Put a checkpoint's weights into `model`, in place, before it is shared among processes."""
     stored = _Stored(path)

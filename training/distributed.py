@@ -10,6 +10,8 @@ import importlib.util
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ LAUNCHER_FLAGS = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
+# What a launcher would tell a process, and DeepSpeed wants to know of one that has no launcher.
+ALONE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SET_ELSEWHERE = {
     "train_batch_size": "global_batch_sequences",
     "train_micro_batch_size_per_gpu": "micro_batch_sequences",
@@ -53,12 +57,29 @@ def sharing(settings: TrainSettings, world_size: int) -> str:
     return "ddp"
 
 
-def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
-    """accelerate's view of the processes and the device; `pieces` is micro-batches of a step.
+@contextmanager
+def open_accelerator(settings: TrainSettings) -> Iterator[Any]:
+    """accelerate's view of the processes and the device, as long as the block runs.
 
+    Behind it the process is as before, so that its next training may share the work in another way.
     Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
     SettingsError where accelerate's own configuration wants to share the work in its way.
     """
+    before = {name: os.environ.get(name) for name in (*LAUNCHER_FLAGS, *ALONE)}
+    try:
+        accelerator = _start(settings)
+        try:
+            yield accelerator
+        finally:
+            _stop(accelerator)
+    finally:
+        for name, value in before.items():
+            # accelerate sets the flags for itself; the next start would take them for the user's.
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def _start(settings: TrainSettings) -> Any:
     for flag, engine in LAUNCHER_FLAGS.items():
         if os.environ.get(flag, "false").lower() == "true":
             raise SettingsError(
@@ -73,26 +94,23 @@ def start_accelerator(settings: TrainSettings, pieces: int) -> Any:
     for module in ("accelerate", "torch"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    kind = sharing(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = sharing(settings, world)
     patient = InitProcessGroupKwargs(timeout=TIMEOUT)
     if kind == "fsdp":
         return _start_fsdp(cpu, patient)
     if kind.startswith("zero"):
-        return _start_deepspeed(settings, cpu, pieces, patient)
+        return _start_deepspeed(settings, cpu, world, patient)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp, patient])
 
 
-def stop_accelerator(accelerator: Any) -> None:
-    """Let go of model and optimizer, so that the next training of this process starts afresh."""
+def _stop(accelerator: Any) -> None:
     from accelerate.state import AcceleratorState
 
     accelerator.free_memory()
     # It would keep the way of sharing, and a next training may have another one.
     AcceleratorState._reset_state(reset_partial_state=True)
-    for flag in LAUNCHER_FLAGS:
-        # accelerate sets them for itself; start_accelerator takes them for the user's.
-        os.environ.pop(flag, None)
 
 
 def _start_fsdp(cpu: bool, patient: Any) -> Any:
@@ -112,7 +130,7 @@ def _start_fsdp(cpu: bool, patient: Any) -> Any:
     return accelerator
 
 
-def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int, patient: Any) -> Any:
+def _start_deepspeed(settings: TrainSettings, cpu: bool, world: int, patient: Any) -> Any:
     if importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
             f"train.parallel {settings.parallel} needs DeepSpeed: pip install "
@@ -123,9 +141,8 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int, patient: A
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in alone.items()})
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        places = ("0", "0", "1", "127.0.0.1", str(port))
+        os.environ.update(zip(ALONE, places, strict=True))
     if cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     from accelerate import Accelerator, DeepSpeedPlugin, PartialState
@@ -137,8 +154,8 @@ def _start_deepspeed(settings: TrainSettings, cpu: bool, pieces: int, patient: A
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # Before the Accelerator, which would look for GPUs: that one takes what it finds.
         PartialState(cpu=True, timeout=TIMEOUT)
-    world = int(os.environ["WORLD_SIZE"])
-    micro = settings.global_batch_sequences // (world * pieces)
+    micro = settings.micro_batch(world)
+    pieces = settings.global_batch_sequences // (world * micro)
     config |= {
         "train_batch_size": settings.global_batch_sequences,
         "train_micro_batch_size_per_gpu": micro,
@@ -182,6 +199,11 @@ def read_deepspeed(settings: TrainSettings) -> dict[str, Any]:
         raise SettingsError(
             f"deepspeed: {settings.deepspeed} is of stage {zero['stage']}, expected {stage} "
             f"(train.parallel {settings.parallel})"
+        )
+    if zero.get("compute_grad_norm") is False:
+        raise SettingsError(
+            f"deepspeed: {settings.deepspeed} sets 'compute_grad_norm' to false; remove it, as a "
+            "gradient that is not finite is known by its norm (train.on_nonfinite)"
         )
     if "nvme" in offloads(config):
         raise SettingsError(

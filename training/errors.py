@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from mining.common.errors import PivotsError
 
+# A training refuses changed settings, but on_nonfinite (training.train.refuse_changes).
+BEGIN_ANEW = (
+    "A lower train.learning_rate or a longer warm-up begin anew: remove the folder, or choose "
+    "another one"
+)
+
 
 class DivergedError(PivotsError):
     """The loss or the gradient is no longer a finite number."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mining.common.errors import SettingsError
 from mining.common.logs import log
-from training.errors import DivergedError
+from training.errors import BEGIN_ANEW, DivergedError
 from training.parallel import Parallel
 
 STUCK_EXIT_CODE = 75
@@ -72,7 +72,7 @@ class SkipCount:
         if self._in_a_row >= MAX_SKIPS:
             raise DivergedError(
                 f"step {done}: the last {self._in_a_row} steps had a loss or gradient that is not "
-                "finite; lower train.learning_rate or lengthen the warm-up"
+                f"finite. {BEGIN_ANEW}"
             )
 
 

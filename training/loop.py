@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from mining.common.errors import SettingsError
 from mining.common.logs import log, progress
 from mining.common.seeds import child_seed
 from training.checkpoint import (
     TrainerState,
+    check_checkpoint,
     load_optimizer,
     load_weights,
     newest_checkpoint,
@@ -23,11 +23,12 @@ from training.checkpoint import (
 )
 from training.control import deterministic, stop_on_sigterm
 from training.data import Sequences
-from training.errors import DivergedError, StoppedError
+from training.errors import BEGIN_ANEW, DivergedError, StoppedError
 from training.groups import LossGroups
 from training.guards import SkipCount, SpikeWatch, dry_run, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
+from training.model import compile_blocks
 from training.order import DataOrder, process_share
 from training.parallel import prepare
 from training.reader import open_reader
@@ -74,7 +75,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
     """
     settings, device = job.settings, accelerator.device
     world, rank = accelerator.num_processes, accelerator.process_index
-    micro = check_batch(settings, world)
+    micro = settings.micro_batch(world)
     tokens_per_step = settings.global_batch_sequences * settings.sequence_length
     share = (rank, world, micro)
 
@@ -84,7 +85,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
-        model.base_model.compile()
+        compile_blocks(model)
     found = _find_checkpoint(accelerator, job, recorder)
     if found is not None:
         load_weights(found[0], model)
@@ -100,7 +101,10 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         start, pending = state.step, list(state.pending)
         log.info("%s: resumes after step %d of %d", job.title, start, job.n_steps)
     elif settings.model.optimizer is not None:
-        load_optimizer(Path(settings.model.optimizer), parallel.holding())
+        given = Path(settings.model.optimizer)
+        if accelerator.is_main_process:
+            check_checkpoint(given)
+        load_optimizer(given, parallel.holding())
     spikes, skips = SpikeWatch(), SkipCount(accelerator, settings.on_nonfinite == "skip")
 
     def run_validation(step: int) -> None:
@@ -111,9 +115,13 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             if not math.isfinite(record["loss"]):
                 raise DivergedError(
                     f"validation after step {step}: loss {record['loss']} on {record['lang']}; the "
-                    "weights are not usable. Lower train.learning_rate or lengthen the warm-up"
+                    f"weights are not usable. {BEGIN_ANEW}"
                 )
             recorder.metric("validation", step=step, tokens=step * tokens_per_step, **record)
+            if accelerator.is_main_process and "bits_per_byte" in record and "lang" not in record:
+                bits = record["bits_per_byte"]
+                log.info("%s: %.4f bits a byte in validation after step %d", job.title, bits, step)
+        dog.beat(f"the validation after step {step}")
 
     def run_score(step: int) -> None:
         if accelerator.is_main_process and job.score is not None:
@@ -121,6 +129,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             recorder.metric("score", step=step, tokens=step * tokens_per_step, **values)
             model.train()
         accelerator.wait_for_everyone()
+        dog.beat(f"the score after step {step}")
 
     def save(step: int) -> None:
         now = TrainerState(step, recorder.size(), pending)
@@ -128,6 +137,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         path = save_checkpoint(job.checkpoints, now, parallel.holding(), *keep)
         if accelerator.is_main_process:
             recorder.tracker.artifact("checkpoint", path)
+        dog.beat(f"the checkpoint of step {step}")
 
     with (
         progress(job.title, job.n_steps - start, "steps") as ticker,
@@ -140,11 +150,11 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             ids = process_share(job.order().ids(start), *share)[0]
             tokens = torch.from_numpy(job.sequences.batch(ids)).to(device)
             dry_run(parallel, tokens)
+            dog.beat("the trial batch")
         if start == 0:
             run_validation(0)
             if settings.score_every:
                 run_score(0)
-        dog.beat("the start")
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.
@@ -194,19 +204,17 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
                 pending = []
             if validation_due or is_last:
                 run_validation(done)
-                dog.beat(f"the validation after step {done}")
             if score_due:
                 run_score(done)
-                dog.beat(f"the score after step {done}")
             if snapshot_due:
                 # Before the checkpoint: a kill between the two repeats the snapshot, or it would
                 # never be made.
                 weights = parallel.weights()
                 if accelerator.is_main_process:
                     job.export_snapshot(done, weights)
+                dog.beat(f"the snapshot of step {done}")
             if checkpoint_due or stopping:
                 save(done)
-                dog.beat(f"the checkpoint of step {done}")
             if stopping and not is_last:
                 raise StoppedError(
                     f"{job.title}: stopped by SIGTERM after step {done} of {job.n_steps}; "
@@ -215,18 +223,6 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             if uses_weights:
                 clock.start(done)
     return parallel.weights()
-
-
-def check_batch(settings: TrainSettings, world_size: int) -> int:
-    """Sequences of one micro-batch; SettingsError where the batch does not divide evenly."""
-    share, rest = divmod(settings.global_batch_sequences, world_size)
-    micro = settings.micro_batch_sequences or share
-    if rest or share % micro:
-        raise SettingsError(
-            f"global_batch_sequences: found {settings.global_batch_sequences}, expected a multiple "
-            f"of {world_size} process(es) times micro_batch_sequences ({micro})"
-        )
-    return micro
 
 
 def _find_checkpoint(
@@ -284,8 +280,8 @@ def _save_nonfinite(
         said = f"step {step}: loss {loss}, gradient norm {norm} on the sequences {ids.tolist()}"
         if job.settings.on_nonfinite == "stop":
             raise DivergedError(
-                f"{said} ({file}); the last checkpoint before it is kept. Lower "
-                "train.learning_rate or lengthen the warm-up"
+                f"{said} ({file}); the last checkpoint before it is kept. With train.on_nonfinite "
+                f"skip the same command goes on from there without such batches. {BEGIN_ANEW}"
             )
         log.warning("%s: skipped %s (%s)", job.title, said, file)
     return rows

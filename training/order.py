@@ -17,8 +17,9 @@ from mining.common.seeds import child_seed, generator, mix64
 
 Ids = npt.NDArray[np.int64]
 
-# Up to this many sequences an epoch's permutation is drawn and kept (32 MiB); above, it is computed
-# place by place. The two give different orders, so the limit is part of the order.
+# Up to this many sequences an epoch's permutation is drawn and kept (at most 32 MiB, for each
+# source of a mixture and each order in use); above, it is computed place by place. The two give
+# different orders, so the limit is part of the order.
 DRAWN_LIMIT = 1 << 22
 FEISTEL_ROUNDS = 6
 # A period of a mixture: each source gets a whole number of its places, so weights are exact to

@@ -24,7 +24,8 @@ def learning_rate(settings: TrainSettings, step: int, n_steps: int) -> float:
 
     The schedule rises in a line to the peak, which the first step after the warm-up has, then
     follows its shape towards `min_lr_share` of the peak, which the step after its last would have,
-    and stays there. The training's first step stands at `start_step` of it.
+    and stays there. Where wsd's warm-up and decay overlap, it falls right after the warm-up. The
+    training's first step stands at `start_step` of it.
     """
     place, length = settings.start_step + step, schedule_length(settings, n_steps)
     peak, floor = settings.learning_rate, settings.min_lr_share
@@ -39,7 +40,7 @@ def learning_rate(settings: TrainSettings, step: int, n_steps: int) -> float:
     elif settings.schedule == "cosine":
         share = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
     else:
-        decay = max(1, round(settings.decay_share * length))
+        decay = max(1, min(round(settings.decay_share * length), length - warmup))
         down = max(0, place - (length - decay)) / decay
         share = 1.0 - (1.0 - floor) * min(1.0, down)
     return peak * share

@@ -200,7 +200,7 @@ class TrainSettings:
         min_lr_share: the schedule ends at this share of the peak.
         schedule: shape after the warm-up: cosine, linear, wsd (constant, then linear down), or
             constant.
-        decay_share: wsd: share of the steps that go down.
+        decay_share: wsd: share of the steps that go down, at most those after the warm-up.
         warmup_steps: steps of linear warm-up; null takes warmup_share.
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's, on matrices only (not on norms, biases and embeddings).
@@ -210,12 +210,12 @@ class TrainSettings:
         precision: auto is bf16 autocast on a GPU that has it, float32 elsewhere; weights and
             optimizer state are float32 always.
         device: auto takes a GPU where there is one.
-        compile: compile the model with torch.compile (needs a C++ compiler on CPU).
+        compile: compile the model's blocks with torch.compile (needs a C++ compiler on CPU).
         activation_checkpointing: compute each block's activations again in the backward pass: less
             memory, about a third more work.
         on_nonfinite: what a loss or gradient that is not finite does: stop the training, or skip
             the step's update (costs a wait for the device in each step). The batch is written to
-            nonfinite/ in both cases.
+            nonfinite/ in both cases. A training that was stopped so goes on with skip.
         stuck_after_seconds: a process in which no step ends for so long says where it stands and
             ends itself, so that the launcher ends the others; null waits for ever.
         parallel: how several processes share the work. ddp: each holds the whole model; fsdp:
@@ -234,8 +234,9 @@ class TrainSettings:
         log_every: steps between lines of metrics.jsonl.
         validate_every: steps between validations; null only at the start and the end.
         validation_tokens: tokens per language of a validation, at most; null for all.
-        score_every: steps between word-translation scores of the model in training, on a few items
-            of the run's task (one draw; `pivots evaluate` is the measurement); null never.
+        score_every: steps between word-translation scores of the model in training, which has one
+            before the first step and after the last too: a few items of the run's task, one draw
+            (`pivots evaluate` is the measurement). Not with parallel fsdp and zero3. Null never.
         score_items: items of each direction for that.
     """
 
@@ -264,7 +265,8 @@ class TrainSettings:
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = engine_setting(False)
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    # Not recorded: without such a step it changes nothing, and with one, only who skips is done.
+    on_nonfinite: Literal["stop", "skip"] = engine_setting("stop")
     stuck_after_seconds: int | None = engine_setting(3600)
     parallel: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = engine_setting("ddp")
     deepspeed: str | None = path_setting()
@@ -277,6 +279,17 @@ class TrainSettings:
     validation_tokens: int | None = 16_384
     score_every: int | None = None
     score_items: int = 20
+
+    def micro_batch(self, n_processes: int) -> int:
+        """Sequences of one micro-batch; SettingsError where the batch does not divide evenly."""
+        share, rest = divmod(self.global_batch_sequences, n_processes)
+        micro = self.micro_batch_sequences or share
+        if rest or not micro or share % micro:
+            raise SettingsError(
+                f"global_batch_sequences: found {self.global_batch_sequences}, expected a multiple "
+                f"of {n_processes} process(es) times micro_batch_sequences ({micro or 1})"
+            )
+        return micro
 
     def __post_init__(self) -> None:
         Duration.parse(self.duration)

@@ -38,6 +38,8 @@ from training.settings import (
 )
 
 CHECKPOINTS = "checkpoints"
+KEEP_EVERY = "keep_every"
+ALL = "all"  # all validation languages together
 
 
 class Score(Protocol):
@@ -77,6 +79,7 @@ def run_train(
         arms = sorted(path.parent.name for path in mix.glob("*/tokens.ds"))
         raise InputError(f"{mix}: has no arm '{arm}'; its arms are {', '.join(arms)}")
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    settings.micro_batch(world_size)  # or it raises, while nothing is touched
     run: StageRun | None = None
     if rank == 0:
         inputs: dict[str, Input] = {
@@ -92,32 +95,57 @@ def run_train(
         recorded = {**settings_dict(settings), "arm": arm, "seed": seed}
         refuse_changes(out, recorded, inputs)
         run = begin("train", out, recorded, inputs)
-        if run is None and world_size == 1:
-            return
+        if run is None:
+            _prune_finished(out)
+            if world_size == 1:
+                return
+    try:
+        _train_together(settings, wandb, out, mix, arm, seed, run, score)
+    finally:
+        if run is not None:
+            # A stopped training leaves its folder to the next one at once, whoever still holds the
+            # error.
+            run.lock.close()
 
+
+def _train_together(
+    settings: TrainSettings,
+    wandb: WandbSettings,
+    out: Path,
+    mix: Path,
+    arm: str,
+    seed: int,
+    run: StageRun | None,
+    score: Score | None,
+) -> None:
+    """What all processes do, also where the training is done before, which only the first knows."""
     from accelerate.utils import broadcast_object_list
 
-    from training.checkpoint import prune
-    from training.distributed import start_accelerator, stop_accelerator
-    from training.loop import check_batch
+    from training.distributed import open_accelerator
 
-    share = settings.global_batch_sequences // world_size
-    accelerator = start_accelerator(settings, share // check_batch(settings, world_size))
-    try:
+    with open_accelerator(settings) as accelerator:
         going = [run is not None]
         broadcast_object_list(going)
         if going[0]:
             counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
             if run is not None:
-                run.finish(counts, unhashed=("timings.jsonl", "wandb/", f"{CHECKPOINTS}/"))
-                prune(out / CHECKPOINTS, 0, settings.keep_every)
+                unhashed = ("timings.jsonl", "wandb/", f"{CHECKPOINTS}/")
+                run.finish(counts, unhashed, noted={KEEP_EVERY: settings.keep_every})
+                _prune_finished(out)
         accelerator.wait_for_everyone()
-    finally:
-        stop_accelerator(accelerator)
-        if run is not None:
-            # A stopped training leaves its folder to the next one at once, whoever still holds the
-            # error.
-            run.lock.close()
+
+
+def _prune_finished(out: Path) -> None:
+    """Remove the checkpoints that a finished training does not keep.
+
+    Its own keep_every counts, which it noted, whatever is set when a later start finds it finished.
+    """
+    if (out / CHECKPOINTS).is_dir():
+        from training.checkpoint import prune
+
+        noted = read_json(out / RUN)
+        if KEEP_EVERY in noted:
+            prune(out / CHECKPOINTS, 0, noted[KEEP_EVERY])
 
 
 def data_inputs(settings: TrainSettings, mix: Path, arm: str) -> dict[str, Input]:
@@ -276,17 +304,31 @@ def _train(
 
 
 def final_losses(metrics: Path) -> dict[str, Any]:
-    """The last training loss and, per language, the last validation loss of a metrics.jsonl."""
+    """The last losses of a metrics.jsonl: in training, and of validation by language.
+
+    Validation has its bits per byte as well, also those of all languages ("all"), and logs them.
+    """
     train_loss: float | None = None
-    validation: dict[str, float] = {}
+    losses: dict[str, float] = {}
+    bits: dict[str, float] = {}
     with metrics.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
             if record["kind"] == "train":
                 train_loss = record["loss"]
             elif record["kind"] == "validation":
-                validation[record["lang"]] = record["loss"]
-    return {"train_loss": train_loss, "validation_loss": validation}
+                lang = record.get("lang", ALL)
+                losses[lang] = record["loss"]
+                if "bits_per_byte" in record:
+                    bits[lang] = record["bits_per_byte"]
+    if bits:
+        shown = ", ".join(f"{lang} {value:.4f}" for lang, value in bits.items())
+        log.info("train: validation in bits a byte: %s", shown)
+    return {
+        "train_loss": train_loss,
+        "validation_loss": losses,
+        "validation_bits_per_byte": bits,
+    }
 
 
 def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str, mix: Path) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import Tokenizer
+from training.text_bytes import text_bytes
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,8 @@ def read_validation(
         limit = len(all_tokens) if max_tokens is None else max_tokens + 1
         tokens = np.asarray(all_tokens[:limit], dtype=np.int64)
         if len(tokens) >= 2:
-            sets.append(ValidationSet(path.stem, tokens, text_bytes(tokens[1:], tokenizer)))
+            sets.append(ValidationSet(path.stem, tokens, text_bytes(tokens, tokenizer)))
     return sets
-
-
-def text_bytes(tokens: npt.NDArray[np.int64], tokenizer: Tokenizer) -> int:
-    """UTF-8 length of the documents in `tokens`, which end-of-text tokens divide."""
-    documents = np.split(tokens, np.flatnonzero(tokens == tokenizer.eos_id) + 1)
-    texts = (
-        tokenizer.decode([int(t) for t in document if t != tokenizer.eos_id])
-        for document in documents
-    )
-    return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
 def windows(tokens: npt.NDArray[np.int64], length: int, batch: int) -> list[npt.NDArray[np.int64]]:
@@ -76,7 +67,8 @@ def validate(
     batch: int,
     beat: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Per language: loss (nats per token) and bits_per_byte, over all its predicted tokens.
+    """Loss (nats per token) and bits_per_byte over all predicted tokens, of each language (`lang`)
+    and, last, of all languages together.
 
     bits_per_byte divides the nats of all predicted tokens, end-of-text ones included, by ln 2 and
     by the bytes of their text, so that it compares across tokenizers; absent without text. The
@@ -98,10 +90,19 @@ def validate(
                 sums[row] += loss_of(on_device).double() * n
                 beat(f"validation on {item.lang}, window {first}")
     loss_of.train()
-    results = []
-    for item, nats in zip(sets, accelerator.reduce(sums, "sum").tolist(), strict=True):
-        record = {"lang": item.lang, "loss": round(nats / (len(item.tokens) - 1), 6)}
-        if item.n_bytes:
-            record["bits_per_byte"] = round(nats / math.log(2) / item.n_bytes, 6)
-        results.append(record)
+    nats = accelerator.reduce(sums, "sum").tolist()
+    sizes = [(len(item.tokens) - 1, item.n_bytes) for item in sets]
+    results: list[dict[str, Any]] = [
+        {"lang": item.lang, **_losses(of_set, *size)}
+        for item, of_set, size in zip(sets, nats, sizes, strict=True)
+    ]
+    if sets:
+        results.append(_losses(sum(nats), *map(sum, zip(*sizes, strict=True))))
     return results
+
+
+def _losses(nats: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
+    losses = {"loss": round(nats / n_tokens, 6)}
+    if n_bytes:
+        losses["bits_per_byte"] = round(nats / math.log(2) / n_bytes, 6)
+    return losses

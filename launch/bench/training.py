@@ -25,8 +25,8 @@ import yaml
 from launch.bench.timing import report
 from mining.common.token_file import write_token_file
 from training.data import Sequences
-from training.distributed import start_accelerator, stop_accelerator
-from training.loop import Job, check_batch, run_loop
+from training.distributed import open_accelerator
+from training.loop import Job, run_loop
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import from_config, make_optimizer, model_config, parameters
@@ -83,10 +83,8 @@ def train_ours(
     settings: TrainSettings, vocabulary: int, tokens: Path, n_steps: int, precision: str
 ) -> Laps:
     """Run the trainer; validation and checkpoints are outside its clock."""
-    pieces = settings.global_batch_sequences // check_batch(settings, 1)
-    accelerator = start_accelerator(settings, pieces)
     laps = Laps()
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as out, open_accelerator(settings) as accelerator:
         job = Job(
             title="bench",
             settings=settings,
@@ -103,7 +101,6 @@ def train_ours(
         )
         model = make_model(settings.model, vocabulary)
         run_loop(accelerator, model, job, Recorder(Path(out), laps, active=True))
-    stop_accelerator(accelerator)
     return laps
 
 

@@ -9,10 +9,12 @@ it says so and ends.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,8 +35,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sizes", nargs="+", default=[f"{name}:{micro}" for name, micro in SIZES.items()],
+        "--sizes", nargs="+", default=list(SIZES.items()),
         metavar="NAME:MICRO", help="names in configs/models with sequences of a micro-batch",
+        type=size_and_micro,
     )  # fmt: skip
     parser.add_argument("--accumulate", type=int, default=4, help="micro-batches of a step")
     parser.add_argument("--steps", type=int, default=40)
@@ -45,7 +48,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("training_gpu: needs a CUDA device and found none; nothing is measured")
         return
-    figures = [measure(options, *entry.split(":")) for entry in options.sizes]
+    figures = [measure(options, *entry) for entry in options.sizes]
     report(
         "training_gpu",
         figures[-1]["mfu"] or 0.0,
@@ -59,16 +62,26 @@ def main() -> None:
     )
 
 
-def measure(options: argparse.Namespace, size: str, micro: str) -> dict[str, float]:
+def size_and_micro(text: str) -> tuple[str, int]:
+    """NAME:MICRO, or NAME alone where SIZES has a micro-batch for it."""
+    name, _, micro = text.partition(":")
+    return name, int(micro or SIZES[name])
+
+
+def measure(options: argparse.Namespace, size: str, micro: int) -> dict[str, Any]:
     """Train one size; medians over lines of five steps, the first three lines left out."""
     model, vocabulary = named_model(size)
-    batch = int(micro) * options.accumulate
+    batch = micro * options.accumulate
     settings = TrainSettings(
         model=model, sequence_length=LENGTH, global_batch_sequences=batch,
-        micro_batch_sequences=int(micro), compile=not options.no_compile, log_every=5,
+        micro_batch_sequences=micro, compile=not options.no_compile, log_every=5,
         activation_checkpointing=options.activation_checkpointing, validate_every=None,
         checkpoint_every=1 << 30,
     )  # fmt: skip
+    # Of the size before, its compiled code and what it kept apart included.
+    gc.collect()
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         tokens = random_tokens(Path(folder), vocabulary, (64 * batch + 1) * LENGTH)
@@ -77,7 +90,7 @@ def measure(options: argparse.Namespace, size: str, micro: str) -> dict[str, flo
     found = {
         "size": size,
         "parameters": parameters(make_model(model, vocabulary)),
-        "micro_batch": int(micro),
+        "micro_batch": micro,
         "tokens_per_step": batch * LENGTH,
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines),
         "mfu": statistics.median(line["mfu"] for line in lines) if "mfu" in lines[0] else None,

@@ -268,16 +268,16 @@ class StageRun:
         unhashed: Sequence[str] = (),
         noted: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Hash the outputs, remove the partial work, write run.json and, last, the manifest.
+        """Hash the outputs, write run.json and the manifest, and then remove the partial work.
 
+        In this order, as hashing takes a while, and a kill meanwhile must leave what to go on from.
         Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
         a name with a final slash means all files below that folder. `noted` goes to run.json.
         """
-        _discard(self.work)
         files = {}
         for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
             name = path.relative_to(self.out).as_posix()
-            if name in (RUN, LOCK) or name in unhashed:
+            if name in (RUN, LOCK) or name in unhashed or name.startswith(f"{WORK}/"):
                 continue
             if any(prefix.endswith("/") and name.startswith(prefix) for prefix in unhashed):
                 continue
@@ -317,6 +317,7 @@ class StageRun:
             },
         )
         write_json(self.out / MANIFEST, dataclasses.asdict(manifest))
+        _discard(self.work)
         self.lock.close()
         log.info("%s: done in %.1f s -> %s", self.stage, seconds, self.out)
         return manifest
@@ -362,6 +363,7 @@ def begin(
     if old is not None:
         differences = describe_differences({key: old.get(key) for key in expected}, expected)
         damaged = _missing_outputs(out, old["outputs"])
+        _discard(work)  # a kill right after the manifest may have left it
         if not differences and not damaged:
             log.info("%s: already done in %s", stage, out)
             lock.close()

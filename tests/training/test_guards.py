@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from mining.common.stage import verify_outputs
 from tests.conftest import REPOSITORY
 from training import loop
 from training.errors import DivergedError
-from training.guards import SPIKE_FIRST, STUCK_EXIT_CODE, SpikeWatch, dry_run
+from training.guards import SPIKE_FIRST, STUCK_EXIT_CODE, SpikeWatch, Watchdog, dry_run
 from training.loss import NextTokenLoss
 from training.model import from_config, model_config
 from training.parallel import prepare
@@ -208,3 +208,26 @@ with watchdog("train pivot/0", 0.4, 1, 4) as dog:
     assert "process 1 of 4 has done nothing" in done.stderr
     assert "since step 3" in done.stderr
     assert "in hangs" in done.stderr
+
+
+def test_every_part_of_the_start_is_noticed(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    heard: list[str] = []
+    monkeypatch.setattr(Watchdog, "beat", lambda self, what: heard.append(what))
+
+    class Score:
+        files: ClassVar[dict[str, Path]] = {}
+
+        def __call__(self, net: Any, tokenizer: Any) -> dict[str, float]:
+            return {"score": 0.0}
+
+    settings = dataclasses.replace(tiny, duration="1step", score_every=1, snapshots=(1,))
+    run_train(settings, no_wandb, tmp_path / "a", mix, "pivot", 7, Score())
+    parts = [what for what in heard if "window" not in what]
+    assert parts == [
+        "the trial batch", "the validation after step 0", "the score after step 0", "step 1",
+        "the validation after step 1", "the score after step 1", "the snapshot of step 1",
+        "the checkpoint of step 1",
+    ]  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -76,6 +77,16 @@ def test_closed_forms(schedule: str, n: int, warmup: int, floor: float, share: f
     for t in range(n):
         expected = 0.3 * closed_form(schedule, t, n, warmup, floor, round(share * n))
         assert learning_rate(settings, t, n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wsd_falls_without_a_jump_where_warm_up_and_decay_overlap() -> None:
+    settings = TrainSettings(
+        schedule="wsd", warmup_steps=60, decay_share=0.8, min_lr_share=0.0, learning_rate=1.0
+    )
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[60] == 1.0
+    steps = [abs(a - b) for a, b in itertools.pairwise(rates)]
+    assert max(steps) <= 1 / 40 + 1e-12
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

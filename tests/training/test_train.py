@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -94,12 +95,21 @@ def test_outputs(unbroken: Path, tiny: TrainSettings) -> None:
     assert [r["step"] for r in train] == [4, 8, 12, 16, 20, 24]
     assert set(train[0]) == {"kind", "step", "tokens", "loss", "lr", "grad_norm"}
     validation = [r for r in records if r["kind"] == "validation"]
-    assert [(r["step"], r["lang"]) for r in validation] == [
-        (step, lang) for step in (0, 12, 24) for lang in ("en", "fr")
+    assert [(r["step"], r.get("lang")) for r in validation] == [
+        (step, lang) for step in (0, 12, 24) for lang in ("en", "fr", None)
     ]
     assert all(r["tokens"] == r["step"] * 64 for r in records)
     assert manifest.counts["train_loss"] == train[-1]["loss"] < train[0]["loss"]
-    assert manifest.counts["validation_loss"]["fr"] == validation[-1]["loss"]
+    last = {r.get("lang", "all"): r for r in validation[-3:]}
+    assert manifest.counts["validation_loss"] == {k: r["loss"] for k, r in last.items()}
+    bits = {k: r["bits_per_byte"] for k, r in last.items()}
+    assert manifest.counts["validation_bits_per_byte"] == bits
+    # Both languages have 79 predicted tokens; all together is not the mean of the two ratios.
+    nats = {k: r["loss"] * 79 for k, r in last.items()}
+    assert last["all"]["loss"] == pytest.approx((nats["en"] + nats["fr"]) / 158, abs=1e-6)
+    n_bytes = sum(nats[k] / math.log(2) / bits[k] for k in ("en", "fr"))
+    expected = (nats["en"] + nats["fr"]) / math.log(2) / n_bytes
+    assert bits["all"] == pytest.approx(expected, abs=1e-5)
     assert not (unbroken / ".work").exists()
 
 
@@ -183,6 +193,47 @@ def test_resumes_to_the_same_bytes(
     assert not (tmp_path / "a" / "manifest.json").exists()
     run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
     assert contents(tmp_path / "a") == contents(unbroken)
+
+
+def test_a_kill_between_the_manifest_and_the_pruning(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    settings = dataclasses.replace(tiny, checkpoint_every=5, keep_every=10)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train._prune_finished", killed)
+        with pytest.raises(Killed):
+            run_train(settings, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    folder = tmp_path / "a/checkpoints"
+    names = [f"step-{step:08d}" for step in (10, 20, 24)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    # What the finished training kept counts, not what a later start says.
+    later = dataclasses.replace(settings, keep_every=None)
+    run_train(later, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert sorted(path.name for path in folder.iterdir()) == names[:2]
+
+
+def test_what_fails_early_touches_nothing_and_lets_go_of_the_folder(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    short = dataclasses.replace(tiny, duration="1step")
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "3")
+        with pytest.raises(SettingsError, match=r"found 4, expected a multiple of 3 process\(es\)"):
+            run_train(short, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert not (tmp_path / "a").exists()
+    with monkeypatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(SettingsError, match="configured for FSDP") as caught:
+            run_train(short, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    # While the error, with its frames, is still held.
+    run_train(short, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert caught.value.exit_code
+    verify_outputs(tmp_path / "a")
 
 
 def test_sigterm_saves_and_stops(
@@ -282,7 +333,7 @@ def test_continues_from_a_checkpoint_folder(
     first = read_manifest(unbroken)
     manifest = read_manifest(tmp_path / "a")
     assert "model.safetensors" in manifest.inputs["model"]["files"]
-    start = {r["lang"]: r["loss"] for r in lines(tmp_path / "a") if r["step"] == 0}
+    start = {r.get("lang", "all"): r["loss"] for r in lines(tmp_path / "a") if r["step"] == 0}
     assert start == first.counts["validation_loss"]
     assert str(unbroken) not in (tmp_path / "a/model/config.json").read_text()
 
@@ -304,6 +355,29 @@ def test_a_transformers_checkpoint_continues_like_ours(
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
     weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
+
+
+def test_goes_on_with_optimizer_state_only_of_a_whole_checkpoint(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
+) -> None:
+    """Continued with the moments, a training repeats the steps of the one that went on."""
+    whole = dataclasses.replace(tiny, snapshots=(10,), keep_every=10, validate_every=None)
+    run_train(whole, no_wandb, tmp_path / "first", mix, "pivot", 7)
+    kept = tmp_path / "first/checkpoints/step-00000010"
+    path = str(tmp_path / "first/snapshots/step-000010")
+    model = ModelSettings(path=path, optimizer=str(kept))
+    again = dataclasses.replace(tiny, model=model, duration="2steps", validate_every=None)
+    run_train(again, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    fresh = dataclasses.replace(again, model=ModelSettings(path=path))
+    run_train(fresh, no_wandb, tmp_path / "b", mix, "pivot", 7)
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] != weights[1]
+    shard = kept / "shard-00000-of-00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(InputError, match=r"step-00000010: not a whole checkpoint \(shard-00000"):
+        run_train(again, no_wandb, tmp_path / "c", mix, "pivot", 7)
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(
@@ -357,6 +431,38 @@ def test_a_loss_that_is_not_finite_stops(
     saved = json.loads((tmp_path / "a/nonfinite/step-000006.json").read_text())
     assert [entry["sequence"] for entry in saved["sequences"]] == ids.tolist()
     assert saved["sequences"][0]["first_token"] == ids[0] * 16
+
+
+def test_a_stopped_training_goes_on_by_skipping(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What the error advises: skip in the same folder; another rate there is refused."""
+    plain, step_of = loop.NextTokenLoss.forward, loop.learning_rate
+    at: list[int] = []
+
+    def rate(settings: TrainSettings, step: int, n_steps: int) -> float:
+        at.append(step)
+        return step_of(settings, step, n_steps)
+
+    def poisoned(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        bad = torch.is_grad_enabled() and at and at[-1] == 11
+        return plain(self, tokens) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(loop, "learning_rate", rate)
+    monkeypatch.setattr(loop.NextTokenLoss, "forward", poisoned)
+    with pytest.raises(DivergedError, match=r"With train\.on_nonfinite skip the same command"):
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    slower = dataclasses.replace(tiny, learning_rate=1e-4)
+    with pytest.raises(MismatchError, match="learning_rate changed"):
+        run_train(slower, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    at.clear()
+    skipping = dataclasses.replace(tiny, on_nonfinite="skip")
+    run_train(skipping, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert at[0] == 10
+    at.clear()
+    run_train(skipping, no_wandb, tmp_path / "b", mix, "pivot", 7)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_validation_loss_that_is_not_finite_stops(
@@ -472,15 +578,30 @@ def test_a_missing_or_failing_wandb_stops_nothing(
 
 @pytest.mark.slow
 def test_torch_compile(
-    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
-) -> None:
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on CPU needs a C++ compiler: install g++")
-    model = dataclasses.replace(tiny.model, n_layers=1)
-    plain = dataclasses.replace(tiny, model=model, duration="4steps", log_every=1)
+    from transformers.models.llama import modeling_llama
+
+    masks = []
+    make_mask = modeling_llama.create_causal_mask
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        masks.append(make_mask(*args, **kwargs))
+        return masks[-1]
+
+    plain = dataclasses.replace(tiny, duration="4steps", log_every=1)
     run_train(plain, no_wandb, tmp_path / "plain", mix, "pivot", 7)
     compiled = dataclasses.replace(plain, compile=True)
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", watched)
+    torch._dynamo.utils.counters.clear()
     run_train(compiled, no_wandb, tmp_path / "compiled", mix, "pivot", 7)
+    # Flash kernels take no mask, and must not be given one.
+    assert masks
+    assert all(mask is None for mask in masks)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     pairs = zip(lines(tmp_path / "compiled"), lines(tmp_path / "plain"), strict=True)
     assert all(mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4) for mine, theirs in pairs)
 

@@ -94,8 +94,8 @@ def test_a_kill_while_partial_work_is_removed_leaves_nothing_that_passes_for_who
         (work / "part").unlink(missing_ok=True)
         raise KeyboardInterrupt
 
-    out = tmp_path / "count"
     for ends_in_begin in (False, True):
+        out = tmp_path / f"count-{ends_in_begin}"
         run = begin("count", out, {"k": 1}, {})
         assert run is not None
         for name in ("part", "marker of the finished part"):
@@ -110,9 +110,34 @@ def test_a_kill_while_partial_work_is_removed_leaves_nothing_that_passes_for_who
                 killed()
         run.lock.close()
         again = begin("count", out, {"k": 1}, {})
-        assert again is not None
-        assert not (again.work / "marker of the finished part").exists()
-        again.lock.close()
+        assert not (run.work / "marker of the finished part").exists()
+        # The manifest was there before the work went.
+        assert (again is None) == (not ends_in_begin)
+        if again is not None:
+            again.lock.close()
+
+
+def test_a_kill_while_outputs_are_hashed_keeps_the_partial_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "count"
+    run = begin("count", out, {"k": 1}, {})
+    assert run is not None
+    (out / "table").write_text("rows")
+    (run.work / "part").write_text("x")
+    with monkeypatch.context() as patch:
+        patch.setattr("mining.common.stage.sha256_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish({})
+    run.lock.close()
+    again = begin("count", out, {"k": 1}, {})
+    assert again is not None
+    assert (again.work / "part").is_file()
+    assert list(again.finish({}).outputs) == ["table"]
+    assert not again.work.exists()
 
 
 def test_interrupted_rerun_with_another_setting_is_continued(tmp_path: Path) -> None:
