@@ -34,7 +34,7 @@ def stage_scripts(
         shared = site.profile.of(step.stage).is_shared
         lines = [
             *begin_script(f"Stage {step.stage}.", site, []),
-            *environment_lines(site),
+            *([] if shared else environment_lines(site)),
             *member_lines(step, None),
             *(_shared_lines(step, site) if shared else plain(step, site)),
         ]

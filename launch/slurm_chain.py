@@ -93,7 +93,7 @@ def _job_lines(step: Step, site: Site) -> list[str]:
     threads = max(1, job.cpus // job.processes)
     return [
         *begin_script(f"Stage {step.stage}.", site, options),
-        *environment_lines(site),
+        *([] if job.is_shared else environment_lines(site)),  # else each machine's matter
         *(
             f'export {name}="${{{name}:-{threads}}}"'
             for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")

@@ -30,8 +30,9 @@ SMALL = [
 
 def queue() -> list[str]:
     """The names of our jobs that wait or run."""
-    names = subprocess.check_output(["squeue", "--noheader", "--format=%j"], text=True).split()
-    return [name for name in names if name.startswith("pivots-")]
+    names = subprocess.check_output(["squeue", "--noheader", "--format=%j"], text=True)
+    ours = ("pivots-", "pivots tokenize")
+    return [name for name in names.splitlines() if name.startswith(ours)]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 300) -> None:
@@ -75,7 +76,6 @@ def test_the_chain_as_jobs_with_a_killed_and_a_stopped_training(
     monkeypatch.setenv("WANDB_MODE", "offline")
     profile = write_profile(
         tmp_path / "cluster.yaml", kind="slurm", job=JOB, stages={"train": {"processes": 2}},
-        engine={"kind": "slurm", "workers": 1, "slurm": {"mem_per_cpu_gb": 1}},
         setup='echo "given:${WANDB_API_KEY:+ own}${AWS_SECRET_ACCESS_KEY:+ foreign}"',
     )  # fmt: skip
     arguments = ["launch", SMOKE, "--on", profile, *SMALL]
@@ -123,6 +123,35 @@ def test_the_chain_as_jobs_with_a_killed_and_a_stopped_training(
     }
     assert given == {"given: own"}
     assert files_with(tmp_path, secrets) == []
+
+
+@pytest.mark.slow
+def test_a_cancelled_stage_takes_its_arrays_of_tasks_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage's job waits for arrays that it submits; what they finished counts later."""
+    monkeypatch.chdir(tmp_path)
+    engine = {"kind": "slurm", "workers": 1, "slurm": {"mem_per_cpu_gb": 1}}
+    profile = write_profile(tmp_path / "p.yaml", kind="slurm", job=JOB, engine=engine)
+    common = ["--config", SMOKE, "--world.pool_documents", "300", "--tokenize.words", "false"]
+    for stage in ("world", "tokenizer"):
+        assert main([stage, *common]) == 0
+    assert main(["launch", "tokenize", *common, "--on", profile]) == 0
+    tasks = RUN / "tokenize" / ".work" / "tasks"
+    wait_for(lambda: list((tasks / "completions").glob("*")))
+    assert stages()["tokenize"].state == "running"
+    assert stages()["tokenize"].total == 4
+    job = (RUN / "launch" / "jobs").read_text().split()[-1]
+    subprocess.run(["scancel", job], check=True)
+    wait_for(lambda: not queue())
+    n_done = len(list((tasks / "completions").glob("*")))
+    assert n_done < 4
+    assert stages()["tokenize"].state == "failed"
+    assert main(["launch", "tokenize", *common, "--on", profile]) == 0
+    wait_for(lambda: stages()["tokenize"].state == "done")
+    job = (RUN / "launch" / "jobs").read_text().split()[-1]
+    log = (RUN / "launch" / "logs" / f"03-tokenize-{job}.out").read_text()
+    assert f"tokenize: {4 - n_done} tasks on Slurm" in log
 
 
 @pytest.mark.slow
