@@ -34,6 +34,9 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
                            world, and a page with the answer
   pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
                            and why it is a pivot or scores as it does
+  pivots launch WHAT --on PROFILE
+                           the chain or a stage on this machine, Slurm or Spark
+  pivots status RUN        how far a run is: stages, tasks, logs, time left
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
@@ -98,6 +101,14 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from launch.inspect import inspect
 
         return inspect(arguments)
+    if command == "launch":
+        from launch.launching import launch
+
+        return launch(arguments)
+    if command == "status":
+        from launch.status import status
+
+        return status(arguments)
     if command == "experiment":
         from launch.experiment import experiment
 
@@ -121,7 +132,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _export_lm_eval(arguments)
     if command == "build-task":
         return _build_task(parse_config(arguments, command))
-    known = ", ".join(("run", *STAGES, *TOOLS, "experiment", "inspect", "lineage", "verify"))
+    beside = ("experiment", "inspect", "launch", "status", "lineage", "verify")
+    known = ", ".join(("run", *STAGES, *TOOLS, *beside))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
 
 

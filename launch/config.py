@@ -208,8 +208,13 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved settings as YAML that `--config` reads again."""
+    write_text(path, config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    """The resolved settings as YAML that `--config` reads again."""
     plain = _plain(dataclasses.asdict(config))
-    write_text(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -11,15 +11,19 @@ on until the next run of the stage ends them; what they finished meanwhile count
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,12 +116,28 @@ def run_slurm_tasks(
     write_text(folder / "launch_script.slurm", _script(folder, engine.slurm))
     log.info("%s: %d tasks on Slurm, logs in %s", title, len(ranks), folder / "slurm_logs")
     array = _Array(title, folder, n_tasks, ranks, limit)
-    with progress(title, n_tasks, "tasks") as ticker:
+    with progress(title, n_tasks, "tasks") as ticker, _broken_off_by_sigterm():
         try:
             array.submit(executor)
             array.wait(ticker)
         finally:
             end_jobs(folder)
+
+
+@contextlib.contextmanager
+def _broken_off_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM break off what is at work as Ctrl-C does, so that the jobs are cancelled.
+
+    Whoever cancels a job that waits here wants its tasks gone too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where signals cannot be caught
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def max_array_size() -> int:

@@ -16,11 +16,12 @@ mkdir -p "$state/controller" "$state/node" "$state/munge" /etc/slurm
 # A munge of its own, as root: containers may lack what the packaged one's user needs.
 munge=$state/munge
 [ -s "$munge/key" ] || (umask 077 && head -c 1024 /dev/urandom > "$munge/key")
-# A small MaxArraySize, so that tests meet it; nothing that a container lacks.
+# A small MaxArraySize, so that tests meet it; cred_expire is also how long a requeued job waits;
+# nothing that a container lacks.
 cat > "$config" <<CONF
 ClusterName=pivots-tests
 SlurmctldHost=$node(127.0.0.1)
-AuthInfo=socket=$munge/socket
+AuthInfo=socket=$munge/socket,cred_expire=10
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation=$state/controller

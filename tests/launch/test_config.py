@@ -17,8 +17,12 @@ from launch.pipeline import Plan, find_task, select_jobs
 from mining.common.errors import InputError, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# accelerate reads its own (tests/training/test_distributed.py).
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "accelerate")
+# Those of launchers are read elsewhere (tests/training/test_distributed.py, test_launch.py).
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name not in ("accelerate", "launch")
+)
 
 
 def write(tmp_path: Path, value: Any) -> str:

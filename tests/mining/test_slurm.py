@@ -196,10 +196,11 @@ def test_jobs_of_a_killed_run_are_ended_by_the_next(tmp_path: Path, engine: Engi
 
 @slurm
 @pytest.mark.slow
-def test_an_interrupted_run_leaves_no_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_job(tmp_path: Path, number: signal.Signals) -> None:
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=REPOSITORY)
     pid = wait_for_pid(tmp_path / "starts-0")
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     driver.wait()
     assert not is_alive(pid)
     assert queued_jobs() == ""

@@ -1,0 +1,175 @@
+"""The command `pivots launch`: writes the scripts of a launch, then starts them."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.config import DRY_RUN, STAGES, RunConfig, config_text, parse_config, save_config
+from launch.local_chain import local_scripts
+from launch.pipeline import Plan
+from launch.profiles import Profile, load_profile
+from launch.scripts import Site, refuse_secrets
+from launch.slurm_chain import JOBS, slurm_scripts
+from launch.spark_submit import is_untested, pack_project, spark_scripts
+from launch.steps import Step, find_steps
+from mining.common.errors import BusyError, MissingDependencyError, SettingsError
+from mining.common.files import remove_tree, write_bytes, write_text
+from mining.common.slurm_jobs import list_queue
+from mining.engine_settings import EngineSettings, SparkSettings
+
+FOLDER = "launch"
+USAGE = """\
+usage: pivots launch CONFIG --on PROFILE [--dry_run] [--section.key VALUE ...]
+       pivots launch STAGE [--config FILE] --on PROFILE [--dry_run] [--section.key VALUE ...]
+
+Runs the whole chain (CONFIG), or one stage, where PROFILE says:
+
+  local    this machine; trainings of several processes by torchrun or `accelerate launch`
+  slurm    one job a stage, each waiting for those that it reads; arms and models as an array;
+           trainings on several nodes by torchrun; requeued when preempted, killed or out of time
+  spark    the mining stages by spark-submit, the others on this machine
+
+PROFILE is a name of configs/launch/ or a file like those. Copy one and fill in what your site
+wants: partition, account, modules, container, Python, nodes, GPUs. Nothing of that is in the
+program. Secrets such as WANDB_API_KEY stay in your shell: the profile names them (inherit).
+
+  --dry_run   write the scripts into OUT/launch/, print what would be submitted, start nothing
+
+First steps on a cluster:
+  cp configs/launch/slurm.yaml my-cluster.yaml              # edit partition, time, gpus, setup
+  pivots launch my.yaml --on my-cluster.yaml --dry_run      # read what it would do
+  pivots launch my.yaml --on my-cluster.yaml
+  pivots status OUT                                         # stages, tasks, logs, time left
+
+The same command again does only what is missing. See docs/CLUSTERS.md.
+"""
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run `pivots launch` on its command line; returns the exit code."""
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print(USAGE)
+        return 0 if arguments else 2
+    what, options = arguments[0], list(arguments[1:])
+    profile_name = _take(options, "--on")
+    dry_run = DRY_RUN in options
+    options = [option for option in options if option != DRY_RUN]
+    stage = what if what in STAGES else None
+    if stage is None:
+        if what.startswith("-") or not Path(what).is_file():
+            raise SettingsError(
+                f"launch: found '{what}', expected a config file or a stage: {', '.join(STAGES)}"
+            )
+        options = ["--config", what, *options]
+    if profile_name is None:
+        raise SettingsError("launch: found no profile; give --on local, slurm, spark or a file")
+    profile = load_profile(profile_name)
+    config = parse_config(options, stage or "run")
+    if not any(option.startswith("--config") for option in options) and not config.corpus.path:
+        raise SettingsError(
+            "launch: found no documents; give --config FILE or --corpus.path FOLDER"
+        )
+    config = dataclasses.replace(config, engine=_engine(profile))
+    out = Path(config.out)
+    site = Site(out / FOLDER, Path.cwd(), profile)
+    steps = find_steps(Plan(config), stage)
+    _refuse_second(site)
+    starter = _write(config, steps, site)
+    if stage is None:
+        save_config(config, out / "config.yaml")
+    if dry_run:
+        _show(site, starter)
+        return 0
+    if profile.kind == "spark" and is_untested(site):
+        print(f"written, not started, as nobody has tried it: read it, then run bash {starter}")
+        return 0
+    return _submit(starter, steps, out) if profile.kind == "slurm" else _run(starter)
+
+
+def _take(options: list[str], name: str) -> str | None:
+    """Remove an option with its value from a command line, and return the value."""
+    for place, option in enumerate(options):
+        if option.startswith(f"{name}="):
+            return options.pop(place).split("=", 1)[1]
+        if option == name and place + 1 < len(options):
+            del options[place]
+            return options.pop(place)
+    return None
+
+
+def _engine(profile: Profile) -> EngineSettings:
+    """The engine of the jobs; what spark-submit says, the jobs do not say again."""
+    if profile.kind != "spark":
+        return profile.engine
+    return dataclasses.replace(profile.engine, spark=SparkSettings())
+
+
+def _refuse_second(site: Site) -> None:
+    """BusyError where jobs of an earlier launch are in the queue: they write where ours will."""
+    path = site.folder / JOBS
+    jobs = [line.split()[1] for line in path.read_text().splitlines()] if path.is_file() else []
+    try:
+        queued = sorted({job for job, _, _ in list_queue(jobs)}) if jobs else []
+    except FileNotFoundError:
+        return  # no Slurm here
+    if queued:
+        raise BusyError(
+            f"{site.folder}: jobs of an earlier launch wait or run: wait for them (pivots status "
+            f"{site.folder.parent}), or end them with scancel {' '.join(queued)}"
+        )
+
+
+def _write(config: RunConfig, steps: list[Step], site: Site) -> Path:
+    """Write settings and scripts; returns the script that starts everything."""
+    archive: tuple[str, bytes] | None = None
+    if site.profile.kind == "slurm":
+        scripts = slurm_scripts(steps, site)
+    elif site.profile.kind == "spark":
+        archive = pack_project()
+        scripts = spark_scripts(steps, site, archive[0])
+    else:
+        scripts = local_scripts(steps, site)
+    texts = {site.folder / name: text for name, text in scripts.items()}
+    texts[site.config] = config_text(config)
+    refuse_secrets(texts)
+    for old in [*site.folder.glob("*.sh"), *site.folder.glob("project-*.zip")]:
+        old.unlink()
+    for folder in site.folder.glob("project-*/"):
+        if archive is None or folder.name != archive[0].removesuffix(".zip"):
+            remove_tree(folder)
+    site.logs.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        write_text(path, text)
+    if archive is not None:
+        write_bytes(site.folder / archive[0], archive[1])
+    return site.folder / ("submit.sh" if site.profile.kind == "slurm" else "run.sh")
+
+
+def _show(site: Site, starter: Path) -> None:
+    for path in [starter, *sorted({*site.folder.glob("*.sh")} - {starter})]:
+        print(f"==> {path} <==\n{path.read_text(encoding='utf-8')}")
+    print(f"nothing was started; this starts it: bash {starter}")
+
+
+def _submit(starter: Path, steps: list[Step], out: Path) -> int:
+    done = subprocess.run(["bash", str(starter)], capture_output=True, text=True, check=False)
+    if done.returncode == 127:
+        raise MissingDependencyError(
+            "launch: there is no sbatch here: run this on a machine from which jobs are submitted "
+            "(a login node), or choose --on local"
+        )
+    if done.returncode:
+        raise SettingsError(
+            f"launch: sbatch refuses a job, none was left in the queue: {done.stderr.strip()}. "
+            f"See {starter.parent} and the profile"
+        )
+    print(f"{len(steps)} jobs are in the queue; see how they are with: pivots status {out}")
+    return 0
+
+
+def _run(starter: Path) -> int:
+    """Run the stages here; their own errors have been printed when this returns."""
+    return subprocess.run(["bash", str(starter)], check=False).returncode
