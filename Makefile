@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A CPU-only torch is a fraction of the default download; see README, "Install".
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-quick faults faults-long lint format bench real-small clean
+.PHONY: quickstart test test-quick faults faults-long lint format bench real-small real-10m clean
 
 # The stamp depends on what is installed, so that a changed pin installs again.
 $(VENV)/.stamp: pyproject.toml constraints.txt
@@ -71,6 +71,12 @@ bench: $(VENV)/.stamp-dev
 # The same chain on the real corpus.
 real-small: $(VENV)/.stamp
 	$(BIN)/pivots run configs/real-small.yaml --corpus.path $(CORPUS) $(ARGS)
+
+# A model of 10 M parameters on the pivot mix of the real corpus: bits per byte, and what it writes.
+real-10m: $(VENV)/.stamp
+	for command in tokenizer tokenize count pivots score mix train sample; do \
+	  $(BIN)/pivots $$command --config configs/real-10m.yaml --corpus.path $(CORPUS) $(ARGS) || exit; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,9 +72,9 @@ def generate_lines(
     ]
     requests.sort(key=lambda r: (r.width, r.index))
     line_ends = line_end_tokens(model.tokenizer)
-    text_ends = _text_ends(model)
+    text_ends = text_end_tokens(model)
     lines: list[Line | None] = [None] * len(prompts)
-    with _no_defaults(model):
+    with no_defaults(model):
         for batch in _batches(requests, batch_tokens, model.max_positions):
             found = _generate(model, batch, line_ends | text_ends)
             for request, new in zip(batch, found, strict=True):
@@ -97,7 +97,8 @@ def _limit(model: LanguageModel, n_prompt: int, limit: int) -> int:
     return min(limit, left)
 
 
-def _text_ends(model: LanguageModel) -> frozenset[int]:
+def text_end_tokens(model: LanguageModel) -> frozenset[int]:
+    """The tokens that end a text: the tokenizer's, and those that the checkpoint names."""
     configured = getattr(model.net.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     ends = (model.tokenizer.end_of_text, *listed)
@@ -121,7 +122,7 @@ def _batches(
 
 
 @contextmanager
-def _no_defaults(model: LanguageModel) -> Iterator[None]:
+def no_defaults(model: LanguageModel) -> Iterator[None]:
     """Without the checkpoint's own defaults (sampling, penalties), which fill what is not set."""
     from transformers import GenerationConfig
 

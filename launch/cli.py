@@ -132,6 +132,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _export_lm_eval(arguments)
     if command == "build-task":
         return _build_task(parse_config(arguments, command))
+    if command == "sample":
+        return _sample(parse_config(arguments, command))
     beside = ("experiment", "inspect", "launch", "status", "lineage", "verify")
     known = ", ".join(("run", *STAGES, *TOOLS, *beside))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
@@ -189,6 +191,21 @@ def _build_task(config: RunConfig) -> int:
     cache = Path(config.build_task.judge.cache or root / "judge-cache")
     run_build_task(config.build_task, root / "build-task", mined, cache)
     print(f"task: {(root / 'build-task' / 'task.yaml').resolve()}")
+    return 0
+
+
+def _sample(config: RunConfig) -> int:
+    from eval.sample import run_sample
+    from launch.pipeline import Plan
+
+    plan = Plan(config)
+    for model in plan.models(snapshots=False):
+        text = run_sample(
+            config.sample, plan.root / "sample" / model.label / str(model.seed), model.source,
+            model.revision, plan.folder("mix"), config.seed,
+            {"arm": model.label, "seed": model.seed},
+        )  # fmt: skip
+        print(f"##### {model.label}/{model.seed}\n\n{text}")
     return 0
 
 

@@ -23,6 +23,7 @@ from eval.experiment_settings import ExperimentSettings
 from eval.export_settings import ExportLmEvalSettings
 from eval.intervene_settings import InterveneSettings
 from eval.report_settings import ReportSettings
+from eval.sample_settings import SampleSettings
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.errors import InputError, SettingsError, check_setting
@@ -82,6 +83,7 @@ class RunConfig:
         experiment: the page of `pivots experiment`.
         build_task: the build-task command.
         export_lm_eval: the tool export-lm-eval.
+        sample: the tool sample.
     """
 
     out: str = "runs/quickstart"
@@ -113,6 +115,7 @@ class RunConfig:
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
     build_task: BuildTaskSettings = field(default_factory=BuildTaskSettings)
     export_lm_eval: ExportLmEvalSettings = field(default_factory=ExportLmEvalSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
         check_setting(self, "out", bool(self.out), "a folder")
@@ -166,6 +169,7 @@ TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
         "write the word task as a folder DIR for lm-evaluation-harness",
         ("evaluate", "export_lm_eval"),
     ),
+    "sample": ("let the models write on from the beginnings of documents", ("sample",)),
 }
 COMMANDS = {**STAGES, **TOOLS}
 DRY_RUN = "--dry_run"

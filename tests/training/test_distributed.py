@@ -7,20 +7,24 @@ trains with every kind, stops one training by SIGTERM and is itself killed; the 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import logging
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,17 +34,19 @@ from mining.common.errors import SettingsError
 from mining.common.stage import read_manifest, verify_outputs
 from tests.conftest import REPOSITORY
 from training import loop
-from training.distributed import read_deepspeed, start_accelerator
+from training.distributed import ALONE, open_accelerator, read_deepspeed
 from training.errors import StoppedError
-from training.settings import TrainSettings, WandbSettings
+from training.loss import NextTokenLoss
+from training.settings import SourceSettings, TrainSettings, WandbSettings
 from training.train import run_train
 
 WORKER = """
-import gc, json, os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
+from tests.training.test_distributed import poison
 from training import loop
 from training.errors import StoppedError
-from training.settings import ModelSettings, TrainSettings, WandbSettings
+from training.settings import ModelSettings, SourceSettings, TrainSettings, WandbSettings
 from training.train import run_train
 
 plain = loop.learning_rate
@@ -51,14 +57,17 @@ for job in json.loads(sys.argv[1]):
         return plain(settings, step, n_steps)
 
     loop.learning_rate = rate
+    # In one process only: all must skip.
+    undo = poison(job["poisoned"] if os.environ["RANK"] == "1" else [])
     values = {**job["settings"], "model": ModelSettings(**job["settings"]["model"])}
+    values["sources"] = tuple(SourceSettings(**source) for source in values["sources"])
     try:
         out, mix = Path(job["out"]), Path(job["mix"])
         run_train(TrainSettings(**values), WandbSettings(mode="disabled"), out, mix, "pivot", 7)
         assert job["stop_at"] is None
     except StoppedError:
         assert job["stop_at"] is not None
-    gc.collect()  # the frames of the error hold the folder's lock
+    undo()
 """
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["accelerate.commands.launch", "--config_file",
@@ -68,7 +77,34 @@ DEEPSPEED = {path.stem: str(path) for path in (REPOSITORY / "configs/deepspeed")
 TOLERANCE = 1e-4
 GRACE_SECONDS = 600
 
+# Steps with an infinite loss: in each part of the training that all kinds of sharing take turns in.
+POISONED = (3, 7, 12, 20)
+
 Job = dict[str, Any]
+
+
+def poison(steps: Sequence[int]) -> Callable[[], None]:
+    """Make the training loss of these steps (the first is 0) infinite; returns what undoes it."""
+    rate, forward = loop.learning_rate, NextTokenLoss.forward
+    at: list[int] = []
+
+    def noting_rate(settings: TrainSettings, step: int, n_steps: int) -> float:
+        at[:] = [step]
+        return rate(settings, step, n_steps)
+
+    def poisoned(self: Any, tokens: torch.Tensor, groups: torch.Tensor | None = None) -> Any:
+        found: Any = forward(self, tokens, groups)
+        if not torch.is_grad_enabled() or not at or at[0] not in steps:
+            return found
+        return found * math.inf if groups is None else (found[0] * math.inf, found[1])
+
+    def undo() -> None:
+        loop.learning_rate = rate  # type: ignore[assignment]
+        NextTokenLoss.forward = forward  # type: ignore[method-assign]
+
+    loop.learning_rate = noting_rate  # type: ignore[assignment]
+    NextTokenLoss.forward = poisoned  # type: ignore[method-assign]
+    return undo
 
 
 def launch(launcher: list[str], folder: Path, jobs: list[Job]) -> subprocess.Popen[bytes]:
@@ -103,6 +139,24 @@ def kill_at(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
     process.wait()
 
 
+def write_sources(mix: Path, root: Path) -> tuple[Path, tuple[SourceSettings, ...]]:
+    """The test mix with its documents' languages, and two further sources of other weights."""
+    folder = root / "sources-mix"
+    shutil.copytree(mix, folder)
+    tokens = np.fromfile(folder / "pivot/tokens.ds", dtype="<u2").reshape(-1, 16)
+    langs = np.where(tokens[:, 0] < 30, "en", "fr")
+    pq.write_table(pa.table({"lang": langs}), folder / "pivot/documents.parquet")
+    more = np.random.default_rng(1).integers(2, 60, 3000).astype("<u2")
+    more[::20] = 0
+    (root / "raw").mkdir()
+    for name, part in (("a.npy", more[:1000]), ("b.npy", more[1000:2000]), ("c.npy", more[2000:])):
+        part.tofile(root / (name if name == "c.npy" else f"raw/{name}"))
+    return folder, (
+        SourceSettings(str(root / "raw"), 1.0, "uint16"),
+        SourceSettings(str(root / "c.npy"), 0.5),
+    )
+
+
 @dataclasses.dataclass
 class Results:
     """Folders of what was trained; `one` by a single process in one go."""
@@ -133,7 +187,17 @@ def results(
 
     def job(name: str, settings: TrainSettings, stop_at: int | None = None, **new: Any) -> Job:
         values = dataclasses.asdict(dataclasses.replace(settings, **new))
-        return {"settings": values, "mix": str(mix), "out": str(root / name), "stop_at": stop_at}
+        folder, poisoned = (sources_mix, POISONED) if settings.sources else (mix, ())
+        return {"settings": values, "mix": str(folder), "out": str(root / name),
+                "stop_at": stop_at, "poisoned": poisoned}  # fmt: skip
+
+    sources_mix, sources = write_sources(mix, root)
+    # A checkpoint after step 4 stands between a skipped step and its line.
+    mixed = dataclasses.replace(
+        common, duration="24steps", log_every=3, checkpoint_every=4, snapshots=(), keep_every=None,
+        document_borders="masked", sources=sources, arm_weight=2.0, on_nonfinite="skip",
+        micro_batch_sequences=1, validate_every=12,
+    )  # fmt: skip
 
     jobs = [
         job("ddp", split, parallel="ddp"),
@@ -144,11 +208,16 @@ def results(
         job("zero3-offload", split, parallel="zero3", deepspeed=DEEPSPEED["zero3-offload"]),
         # Stopped here by two processes, in this one by one, then again by two.
         job("chain", split, stop_at=13, parallel="zero2"),
+        job("mixed", mixed, stop_at=4, parallel="ddp"),
         job("killed", split, parallel="zero1"),
     ]
     killed_at = random.Random(time.time_ns()).randrange(11, 40)
     first = launch(TORCHRUN, root, jobs)
     run_train(common, no_wandb, root / "one", mix, "pivot", 7)
+    undo = poison(POISONED)
+    whole = dataclasses.replace(mixed, micro_batch_sequences=None)
+    run_train(whole, no_wandb, root / "mixed-one", sources_mix, "pivot", 7)
+    undo()
     kill_at(first, root / "killed", killed_at)
 
     # The newest checkpoint of the chain has a bit flipped in the shard of the second process.
@@ -158,6 +227,10 @@ def results(
     data = bytearray(shard.read_bytes())
     data[-5] ^= 1
     shard.write_bytes(data)
+    # Of the mixed one only the checkpoint between a skipped step and its line is left.
+    newest = root / "mixed/checkpoints/step-00000006"
+    shutil.rmtree(newest)
+    assert [p.name for p in newest.parent.iterdir()] == ["step-00000004"]
     plain = loop.learning_rate
 
     def stop_after_27(settings: TrainSettings, step: int, n_steps: int) -> float:
@@ -177,7 +250,6 @@ def results(
             run_train(split, no_wandb, root / "chain", mix, "pivot", 7)
     finally:
         loop.learning_rate = plain
-        gc.collect()  # the frames of the error hold the folder's lock
         logger.removeHandler(handler)
         logger.setLevel(level)
 
@@ -186,6 +258,9 @@ def results(
         job("chain", split, stop_at=35, parallel="fsdp"),
         job("chain", split, stop_at=41, parallel="zero1"),
         job("chain", split, parallel="zero3"),
+        job("mixed", mixed, stop_at=9, parallel="zero2"),
+        job("mixed", mixed, stop_at=14, parallel="fsdp"),
+        job("mixed", mixed, parallel="zero3"),
         # Done before: both processes notice.
         job("ddp", split, parallel="ddp"),
     ]
@@ -202,7 +277,7 @@ def test_the_curve_is_that_of_one_process(results: Results, name: str) -> None:
     """Also of accumulation, of a training that was killed, and of one that changed hands."""
     verify_outputs(results[name])
     why = f"killed at {results.killed_at}"
-    assert len(lines(results[name])) == len(lines(results.one)) == 50 + 4 * 2, why
+    assert len(lines(results[name])) == len(lines(results.one)) == 50 + 4 * 3, why
     for mine, theirs in zip(lines(results[name]), lines(results.one), strict=True):
         assert (mine["step"], mine["kind"]) == (theirs["step"], theirs["kind"]), why
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE), why
@@ -212,6 +287,30 @@ def test_the_curve_is_that_of_one_process(results: Results, name: str) -> None:
     mine, theirs = (read_manifest(path).counts for path in (results[name], results.one))
     assert mine["parameters"] == theirs["parameters"]
     assert mine["tokens"] == theirs["tokens"]
+
+
+def test_sources_borders_and_skipped_steps_are_those_of_one_process(results: Results) -> None:
+    """Also across resumes by other kinds, of which one lies between a skipped step and its line."""
+    verify_outputs(results["mixed"])
+    mine, theirs = lines(results["mixed"]), lines(results["mixed-one"])
+    skipped = [record["step"] for record in theirs if record.get("skipped") == 1]
+    assert skipped == [6, 9, 15, 21]
+    assert len(mine) == len(theirs) == 8 + 3 * 3
+    for left, right in zip(mine, theirs, strict=True):
+        assert left == {key: pytest.approx(value, abs=TOLERANCE) for key, value in right.items()}
+    names = set().union(*(record.get("loss_by", {}) for record in theirs))
+    assert names == {"en", "fr", "1-raw", "2-c"}
+    for step in POISONED:
+        files = [
+            results[name] / f"nonfinite/step-{step + 1:06d}.json" for name in ("mixed", "mixed-one")
+        ]
+        sequences = [json.loads(file.read_text())["sequences"] for file in files]
+        assert sequences[0] == sequences[1]
+    weights = [
+        load_file(results[name] / "model/model.safetensors") for name in ("mixed", "mixed-one")
+    ]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=1e-3)
 
 
 def validation_loss(model: Path, mix: Path) -> float:
@@ -265,6 +364,8 @@ def test_settings_that_contradict_each_other(
 
     refused('{"gradient_clipping": 1.0}', "zero2", "sets 'gradient_clipping'; remove it, train.gr")
     refused('{"zero_optimization": {"stage": 1}}', "zero2", "is of stage 1, expected 2")
+    norm = '{"zero_optimization": {"compute_grad_norm": false}}'
+    refused(norm, "zero1", "sets 'compute_grad_norm' to false; remove it")
     nvme = '{"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}'
     refused(nvme, "zero3", "offloads to nvme")
     with pytest.raises(SettingsError, match="expected an existing JSON file"):
@@ -272,5 +373,26 @@ def test_settings_that_contradict_each_other(
     with pytest.raises(SettingsError, match=r"deepspeed: found 'a\.json', expected null"):
         dataclasses.replace(tiny, deepspeed="a.json")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(SettingsError, match=r"configured for FSDP.*train\.parallel"):
-        start_accelerator(tiny, 1)
+    with (
+        pytest.raises(SettingsError, match=r"configured for FSDP.*train\.parallel"),
+        open_accelerator(tiny),
+    ):
+        pass
+
+
+def test_one_process_that_offloads_leaves_no_trace_for_the_next_training(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path
+) -> None:
+    pytest.importorskip(
+        "deepspeed", reason="needs the extra: pip install 'semantic-pivots[deepspeed]'"
+    )
+    plain = dataclasses.replace(tiny, duration="3steps", log_every=1, device="cpu")
+    offload = {"parallel": "zero2", "deepspeed": DEEPSPEED["zero2-offload"]}
+    for name, settings in (
+        ("a", dataclasses.replace(plain, **offload)), ("b", plain),
+        ("c", dataclasses.replace(plain, **offload)),
+    ):  # fmt: skip
+        run_train(settings, no_wandb, tmp_path / name, mix, "pivot", 7)
+        assert not set(ALONE) & set(os.environ)
+    for left, right, again in zip(*(lines(tmp_path / name) for name in "abc"), strict=True):
+        assert left["loss"] == again["loss"] == pytest.approx(right["loss"], abs=TOLERANCE)
