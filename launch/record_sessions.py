@@ -31,6 +31,8 @@ from mining.common.errors import TaskError
 from mining.common.files import write_text
 
 CONFIG = "configs/smoke/quickstart.yaml"
+# Small, but with time enough in a training to be killed.
+SIZES = "--mix.arms '[random, pivot]' --train.duration 200steps --tokenize.words false"
 RUN = Path("runs/quickstart")
 LIMIT_SECONDS = 1800.0
 SLURM_PROFILE = """\
@@ -77,7 +79,7 @@ class Session:
         import pyspark
 
         spark = str(Path(pyspark.__file__).parent / "bin") + "/"
-        names = {self.here: "~/work", spark: "", sys.executable: "python", str(ROOT): "~/pivots"}
+        names = {self.here: "~/experiments", spark: "", sys.executable: "python", str(ROOT): "~/pivots"}
         text = "\n".join(self.lines)
         for name in sorted(names, key=len, reverse=True):
             text = text.replace(name, names[name])
@@ -105,10 +107,10 @@ def record_slurm() -> Session:
     session = Session("The chain on a Slurm of one node, with a training of two processes")
     Path("cluster.yaml").write_text(SLURM_PROFILE)
     session.run("cat cluster.yaml")
-    session.run(f"pivots launch train --config {CONFIG} --on cluster.yaml --dry_run")
-    session.run(f"pivots launch {CONFIG} --on cluster.yaml --train.duration 400steps")
+    session.run(f"pivots launch train --config {CONFIG} --on cluster.yaml {SIZES} --dry_run")
+    session.run(f"pivots launch {CONFIG} --on cluster.yaml {SIZES}")
     session.run("squeue --format='%.8i %.18j %.2t %.8M %.24r'")
-    wait_until(lambda: any(one.state == "running" for one in run_status(RUN)))
+    wait_until(lambda: any(RUN.glob("tokenize/.work/tasks/completions/*")))
     session.run(f"pivots status {RUN}")
     wait_until(lambda: any((RUN / "train/random/0/checkpoints").glob("step-*")))
     session.note("A process of a training is lost:")
@@ -145,7 +147,7 @@ def record_spark() -> Session:
         Path("cluster.yaml").write_text(SPARK_PROFILE.replace("MASTER", cluster.master))
         session.run("cat cluster.yaml")
         session.run(f"pivots launch count --config {CONFIG} --on cluster.yaml --dry_run")
-        session.run(f"pivots launch {CONFIG} --on cluster.yaml")
+        session.run(f"pivots launch {CONFIG} --on cluster.yaml {SIZES}")
     session.run(f"pivots status {RUN}")
     session.run(f"pivots lineage {RUN}/report | tail -n 12")
     return session

@@ -20,10 +20,11 @@ from launch.scripts import ROOT, Site, stage_command
 from launch.steps import TASK_STAGES, Step
 from mining.common.errors import MissingDependencyError
 from mining.common.stage import code_version
-from mining.spark_session import session_properties
+from mining.spark_session import DEFAULTS, session_properties
 
 PACKAGES = ("mining", "training", "eval", "launch")
 DRIVER, ENVIRONMENT = "driver.py", "environment"
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 UNTESTED = re.compile(r"yarn|k8s:")
 UNTESTED_NOTES = [
     "# UNTESTED: written by the rules of spark-submit, but never run on YARN or Kubernetes. Input,",
@@ -82,7 +83,11 @@ def _stage_lines(step: Step, site: Site, archive: str) -> list[str]:
     if submit.archive is not None:
         python = submit.python or f"./{ENVIRONMENT}/bin/python"
         archives = ["--archives", f"{submit.archive}#{ENVIRONMENT}"]
-    driver = site.python if submit.deploy_mode == "client" else python
+    driver = site.python
+    if submit.deploy_mode == "cluster":
+        driver = python
+        if properties.get(JAVA_OPTIONS) == DEFAULTS[JAVA_OPTIONS]:
+            del properties[JAVA_OPTIONS]  # names a file that the driver's machine may not have
     properties |= {"spark.pyspark.python": python, "spark.pyspark.driver.python": driver}
     options = ["--master", master, "--deploy-mode", submit.deploy_mode]
     options += ["--name", f"pivots-{step.stage}", *archives]

@@ -33,7 +33,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 MaxArraySize=5
-KillWait=2
+KillWait=5
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,bf_interval=1
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(awk '/MemTotal/ {print int($2 / 1100)}' /proc/meminfo)

@@ -240,9 +240,9 @@ def test_stages_run_here_one_after_another(here: Path, capfd: pytest.CaptureFixt
 
     # Its error and exit code come through, and stay to be read.
     assert main(["launch", "count", "--config", SMOKE, "--on", "local"]) == 3
-    assert "error: runs/quickstart/tokenize: does not exist" in capfd.readouterr().out
+    assert "error: runs/quickstart/tokenizer: does not exist" in capfd.readouterr().out
     assert main(["status", "runs/quickstart"]) == 6
-    assert "count: error: runs/quickstart/tokenize: does not" in capfd.readouterr().out
+    assert "count: error: runs/quickstart/tokenizer: does not" in capfd.readouterr().out
     states = {one.stage: one.state for one in run_status(Path("runs/quickstart"))}
     assert (states["world"], states["count"], states["words"]) == ("done", "failed", "pending")
 
