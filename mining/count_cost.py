@@ -220,9 +220,7 @@ class Sample:
     frequencies_seconds: float
 
 
-def take_sample(
-    source: Source, excluded: npt.NDArray[np.bool_], n_items: int, most: int
-) -> Sample:
+def take_sample(source: Source, excluded: npt.NDArray[np.bool_], n_items: int, most: int) -> Sample:
     """Read at most `most` tokens of the shards and choose the items among them.
 
     `excluded` bool [n_ids] are ids that never are items. Raises InputError where the sample holds
@@ -340,12 +338,14 @@ def load_first_pass(source: Source) -> None:
     """Run once what is to be measured: to compile or load it takes longer than a sample."""
     next(read_contexts(source, 0, max(1, len(count_tokens(source.shards)))), None)
     tokens, offsets = np.zeros(1, dtype=np.uint32), np.array([0, 1])
+    tokens.flags.writeable = False  # as those of a piece: a kernel of its own
     found = np.zeros((1, 1), dtype=np.uint64)
     add_document_frequencies(tokens, offsets, np.zeros(1, dtype=np.int64), found)
 
 
 def _load_code() -> None:
     tokens, offsets = np.arange(TILE, dtype=np.uint32), np.array([0, TILE])
+    tokens.flags.writeable = False
     item_of = np.arange(TILE, dtype=np.int32)
     items, ends = unique_items(tokens, offsets, np.ones(1, dtype=np.bool_), item_of, TILE)
     _measure_kernel([index_block(items, ends, TILE)], TILE)

@@ -46,6 +46,7 @@ def write_band(
             use_dictionary=False,
             column_encoding=ENCODING,
             write_page_checksum=True,
+            write_statistics=["i"],  # what the others range over tells a reader nothing
         ) as writer,
     ):
         while True:
@@ -71,14 +72,16 @@ def _next_pairs(
 
     Returns how many were found, and the row and column to go on from.
     """
-    n_found = 0
+    n_found = np.uint64(0)  # unsigned numbers index without a check whether they count from the end
+    n_columns = counts.shape[1]
     while row < counts.shape[0]:
-        while column < counts.shape[1]:
-            if counts[row, column] != 0:
-                if n_found == len(i):
-                    return n_found, row, column
-                i[n_found], j[n_found], n[n_found] = row, column, counts[row, column]
-                n_found += 1
-            column += 1
-        row, column = row + 1, 0
-    return n_found, row, column
+        # As many cells as would fit if none were 0: there is no branch in between.
+        end = min(n_columns, column + len(i) - np.int64(n_found))
+        for place in range(column, end):
+            value = counts[row, place]
+            i[n_found], j[n_found], n[n_found] = row, place, value
+            n_found += np.uint64(value != 0)
+        row, column = (row + 1, 0) if end == n_columns else (row, end)
+        if n_found == len(i):
+            break
+    return int(n_found), row, column

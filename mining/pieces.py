@@ -24,7 +24,8 @@ class Piece:
     """The documents of one row group of a shard.
 
     `first` is the number of its first document, counted over all shards in order. `lang` int64
-    [n_docs] points into `languages`. Document d's tokens are tokens[offsets[d]:offsets[d + 1]].
+    [n_docs] points into `languages`. Document d's tokens are tokens[offsets[d]:offsets[d + 1]];
+    they are Arrow's memory and read-only.
     """
 
     first: int
@@ -99,8 +100,7 @@ def _as_piece(path: Path, first: int, batch: pa.RecordBatch, n_ids: int) -> Piec
     encoded = pc.dictionary_encode(batch.column("lang"))
     lists = batch.column("tokens")
     offsets = lists.offsets.to_numpy().astype(np.int64)
-    # A copy, because Arrow's memory is read-only and kernels are compiled for one kind of array.
-    tokens = lists.values.to_numpy()[offsets[0] : offsets[-1]].copy()
+    tokens = lists.values.to_numpy()[offsets[0] : offsets[-1]]
     if len(tokens) and int(tokens.max()) >= n_ids:
         raise InputError(f"{path}: holds the id {int(tokens.max())}, the vocabulary has {n_ids}")
     return Piece(

@@ -18,7 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from mining.common.errors import InputError
+from mining.common.files import sha256_file
 from mining.common.logs import log
+from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer, engine_fingerprint
 from mining.sentencepiece_json import (
     SCORE_UNIT,
@@ -99,10 +102,11 @@ def load_encoder(
     kind = read_kind(model)
     if kind == "word":
         return None  # a look-up, which the other engine does as fast
-    engine, _ = to_tokenizer_json(model, kind)
-    if engine_fingerprint(engine) != tokenizer.fingerprint:
-        log.warning("%s is not the model of the tokenizer beside it, and is not used", path)
-        return None
+    if not _is_recorded(folder):
+        engine, _ = to_tokenizer_json(model, kind)
+        if engine_fingerprint(engine) != tokenizer.fingerprint:
+            log.warning("%s is not the model of the tokenizer beside it, and is not used", path)
+            return None
     encoder = SentencePieceEncoder(path, tokenizer)
     if kind == "unigram" and not has_rounded_scores(model):
         log.info("%s has scores that are not rounded, and is not used to tokenize", path)
@@ -113,6 +117,22 @@ def load_encoder(
         log.warning("%s gives other ids than the tokenizer.json beside it, and is not used", path)
         return None
     return encoder
+
+
+def _is_recorded(folder: Path) -> bool:
+    """Whether the stage that made tokenizer.json from the model says that both are what it wrote.
+
+    To make it again would take longer than to tokenize megabytes.
+    """
+    try:
+        manifest = read_manifest(folder, "tokenizer")
+    except InputError:
+        return False
+    names, outputs = (MODEL, "tokenizer.json"), manifest.outputs
+    # A tokenizer of somebody else's was copied: nobody knows what it was made from.
+    return "model_type" in manifest.settings and all(
+        name in outputs and outputs[name]["sha256"] == sha256_file(folder / name) for name in names
+    )
 
 
 def _threads() -> int:

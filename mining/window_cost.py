@@ -3,8 +3,8 @@
     seconds = (2 read + frequencies + window) · tokens + (save + add) · sparse_pairs
               + zero · cells + write · pairs
 
-`sparse_pairs` are the pairs of all blocks of documents, `cells` those of the table. The rates are measured on a sample of the real
-shards, as those of documents are (mining.count_cost).
+`sparse_pairs` are the pairs of all blocks of documents, `cells` those of the table. The rates are
+measured on a sample of the real shards, as those of documents are (mining.count_cost).
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def estimate_windows(
     borders = bands(sample.n_items)
     cells = sum((last - first) * (sample.n_items - left * first) for first, last in borders)
     work = WindowWork(tokens, documents, n_blocks * in_a_block, float(cells), pairs)
-    units = {name: tokens for name in ("read", "frequencies", "window")}
-    units |= {name: work.sparse_pairs for name in ("save", "add")}
+    units = dict.fromkeys(("read", "frequencies", "window"), tokens)
+    units |= dict.fromkeys(("save", "add"), work.sparse_pairs)
     units |= {"zero": work.cells, "write": pairs}
     core_seconds = {name: rates[name] * n for name, n in units.items()}
     return WindowEstimate(work, core_seconds, pair_bytes, workers, len(borders))
@@ -139,15 +139,15 @@ def _measure_merge(rows: Rows, directed: bool, folder: Path) -> tuple[dict[str, 
         total[:] = 0
         zeroed = time.perf_counter()
         ends = rows.offsets[first : last + 1]
-        right, sums = (part[ends[0] : ends[-1]] for part in (rows.right, rows.sums))
-        add_rows(ends, right, sums, left, total)
+        some = slice(ends[0], ends[-1])
+        add_rows(ends, rows.right[some], rows.sums[some], left, total)
         added = time.perf_counter()
         write_band(folder / "band.parquet", total, first, left)
         written = time.perf_counter()
         seconds["zero"] += zeroed - start
         seconds["add"] += added - zeroed
         seconds["write"] += written - added
-        n_cells, n_added = n_cells + total.size, n_added + len(right)
+        n_cells, n_added = n_cells + total.size, n_added + int(ends[-1] - ends[0])
         n_written += pq.read_metadata(folder / "band.parquet").num_rows
         n_bytes += (folder / "band.parquet").stat().st_size
     sizes = {"zero": n_cells, "add": n_added, "write": n_written}

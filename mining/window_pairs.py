@@ -122,8 +122,8 @@ def merge_window_pairs(
             # Mapped anew for each band: a mapped file counts as an open one.
             block = Rows(*(map_array(_path(partial, *place, name)) for name in Rows._fields))
             ends = block.offsets[first : last + 1]
-            right, sums = (part[ends[0] : ends[-1]] for part in (block.right, block.sums))
-            add_rows(ends, right, sums, left, total)
+            some = slice(ends[0], ends[-1])
+            add_rows(ends, block.right[some], block.sums[some], left, total)
         write_band(out / f"{band:05d}.parquet", total, first, left)
 
 

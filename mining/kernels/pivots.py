@@ -17,6 +17,7 @@ from mining.kernels.compiled import kernel
 NO_LANGUAGE = -1
 NPMI_BINS = 1 << 16
 COUNT_BINS = 1 << 20
+LOGS, SLACK = 1 << 14, 1e-9
 
 
 class Links(NamedTuple):
@@ -66,24 +67,39 @@ def add_links(
     The order of the pairs does not matter.
     """
     last = strongest.shape[2] - 1
+    log_freq = np.log(doc_freq)
+    log_documents = np.log(n_documents)
+    logs = np.log(np.arange(1, LOGS + 1))
     for pair in range(len(i)):
         a, b = int(i[pair]), int(j[pair])
+        of_a, of_b = language[a], language[b]
         value = float(n[pair])
         if not by_count:
-            # As `npmi` reckons; where this is at most 1, NPMI is at most 0, and needs no logarithm.
-            lift = (value / doc_freq[a]) * (n_documents / doc_freq[b])
-            if lift <= 1 and edge > 0:
-                continue
-            value = npmi(value, doc_freq[a], doc_freq[b], n_documents)
+            # Sums of logarithms from a table tell of most pairs that they are an edge or none, and
+            # no strongest link; where it is close, or it is one, the exact value is needed.
+            log_both = logs[n[pair] - 1] if n[pair] <= LOGS else np.log(value)
+            log_lift = log_both + log_documents - log_freq[a] - log_freq[b]
+            log_share = log_documents - log_both
+            least = np.inf
+            if of_b >= 0:
+                least = min(least, strongest[a, of_b, last])
+            if of_a >= 0:
+                least = min(least, strongest[b, of_a, last])
+            above = log_lift - edge * log_share
+            if abs(above) > SLACK and log_lift < least * log_share - SLACK:
+                if above < 0:
+                    continue
+                value = edge
+            else:
+                value = npmi(value, doc_freq[a], doc_freq[b], n_documents)
         if value >= edge:
             degree[a] += 1
             degree[b] += 1
-            if language[b] >= 0:
-                reach[a, language[b]] += 1
-            if language[a] >= 0:
-                reach[b, language[a]] += 1
+            if of_b >= 0:
+                reach[a, of_b] += 1
+            if of_a >= 0:
+                reach[b, of_a] += 1
         if value > 0:
-            of_a, of_b = language[a], language[b]
             if of_b >= 0 and value >= strongest[a, of_b, last]:
                 _insert(strongest[a, of_b], neighbours[a, of_b], value, b)
             if of_a >= 0 and value >= strongest[b, of_a, last]:

@@ -10,7 +10,6 @@ and neighbours are gathered first and added afterwards.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -87,25 +86,22 @@ def window_counts(
     else:
         steps = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
         step_weights = np.concatenate([weights[::-1], weights])
-    # A row of narrow sums takes half the cache; only the most frequent items need wide ones.
-    narrow = np.diff(ends) < (1 << 32) // sum(map(int, step_weights))
-    borders = np.flatnonzero(np.diff(narrow, prepend=~narrow[0], append=~narrow[-1]))
+    # Neighbours that do not count add to spare cells behind the row, each step to one of its own.
+    # These are never 0, and so never taken for cells that are new.
+    row = np.zeros(n_items + len(steps), dtype=np.uint64)
+    row[n_items:] = 1
     offsets = np.zeros(n_items + 1, dtype=np.int64)
     size = max(n_items, min(PAIRS_AT_A_TIME, len(places) * len(steps)))
     right, sums = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.uint64)
-    for first, end in itertools.pairwise(borders.tolist()):
-        # Neighbours that do not count add to spare cells behind the row, each step to one of its
-        # own.
-        row = np.zeros(n_items + len(steps), dtype=np.uint32 if narrow[first] else np.uint64)
-        added = step_weights.astype(row.dtype)
-        while first < end:
-            if offsets[first] + n_items > len(right):
-                # Grown in place, where the system can: a copy would cost as much as counting.
-                for array in (right, sums):
-                    array.resize(len(array) + size, refcheck=False)
-            first = _count_rows(
-                stream, places, ends, steps, added, directed, first, end, row, offsets, right, sums
-            )
+    first = 0
+    while first < n_items:
+        if offsets[first] + n_items > len(right):
+            # Grown in place, where the system can: copied, the pairs would be in memory twice.
+            for array in (right, sums):
+                array.resize(len(array) + size, refcheck=False)
+        first = _count_rows(
+            stream, places, ends, steps, step_weights, directed, first, row, offsets, right, sums
+        )
     for array in (right, sums):
         array.resize(offsets[-1], refcheck=False)
     return Rows(offsets, right, sums)
@@ -138,29 +134,27 @@ def _count_rows(
     places: npt.NDArray[np.int64],
     ends: npt.NDArray[np.int64],
     steps: npt.NDArray[np.int64],
-    weights: npt.NDArray[Any],
+    weights: npt.NDArray[np.uint64],
     directed: bool,
     first: int,
-    end: int,
-    row: npt.NDArray[Any],
+    row: npt.NDArray[np.uint64],
     offsets: npt.NDArray[np.int64],
     right: npt.NDArray[np.uint32],
     sums: npt.NDArray[np.uint64],
 ) -> int:
-    """Write the rows first..end - 1 for which there is room, and return the first one left over.
+    """Write the rows from `first` on for which there is room, and return the first one left over.
 
-    `offsets` is written up to the returned row, `right` and `sums` from offsets[first] on. `row`,
-    wide enough for the sums of these items, is all 0, but for its spare cells.
+    `offsets` is written up to the returned row, `right` and `sums` from offsets[first] on. `row` is
+    all 0, but for its spare cells.
     """
     n_items = len(ends) - 1
     new = np.empty(n_items + 1, dtype=np.uint32)
     is_new = np.zeros((n_items + 63) // 64, dtype=np.uint64)  # one bit an item
     gathered = np.empty(PLACES_AT_A_TIME * len(steps), dtype=np.int32)
     n_found = offsets[first]
-    for i in range(first, end):
+    for i in range(first, n_items):
         if n_found + n_items > len(right):
             return i
-        row[n_items:] = 1  # never 0, and so never taken for cells that are new
         least = 0 if directed else i
         mine = places[ends[i] : ends[i + 1]]
         sparse = 2 * len(mine) * len(steps) < n_items - least
@@ -183,7 +177,7 @@ def _count_rows(
                 n_found += row[j] != 0
                 row[j] = 0
         offsets[i + 1] = n_found
-    return end
+    return n_items
 
 
 @kernel
@@ -204,9 +198,9 @@ def _gather(
 @kernel
 def _add(
     cells: npt.NDArray[np.int32],
-    weights: npt.NDArray[Any],
+    weights: npt.NDArray[np.uint64],
     least: int,
-    row: npt.NDArray[Any],
+    row: npt.NDArray[np.uint64],
 ) -> None:
     """Add the steps' weights to their cells; those of cells below `least` to spare cells."""
     spare = len(row) - len(weights)
@@ -221,9 +215,9 @@ def _add(
 @kernel
 def _add_and_note(
     cells: npt.NDArray[np.int32],
-    weights: npt.NDArray[Any],
+    weights: npt.NDArray[np.uint64],
     least: int,
-    row: npt.NDArray[Any],
+    row: npt.NDArray[np.uint64],
     new: npt.NDArray[np.uint32],
     n_new: int,
 ) -> int:
@@ -256,7 +250,7 @@ def _lowest_bit(typing_context: Any, bits: Any) -> Any:
 def _take_noted(
     new: npt.NDArray[np.uint32],
     is_new: npt.NDArray[np.uint64],
-    row: npt.NDArray[Any],
+    row: npt.NDArray[np.uint64],
     right: npt.NDArray[np.uint32],
     sums: npt.NDArray[np.uint64],
     n_found: int,
