@@ -41,11 +41,17 @@ TOP_K = 10
 Floats = npt.NDArray[np.float64]
 
 
-def make_model(width: int, layers: int) -> LanguageModel:
+def make_model(
+    width: int,
+    layers: int,
+    vocabulary: int = VOCABULARY,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> LanguageModel:
     """A Llama with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=int(width * 2.8),
         num_hidden_layers=layers,
@@ -53,16 +59,17 @@ def make_model(width: int, layers: int) -> LanguageModel:
         num_key_value_heads=max(1, width // 64),
         max_position_embeddings=512,
     )
-    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    tokenizer = Tokenizer("", 0, VOCABULARY, frozenset(), Engine(models.BPE()))
+    with torch.device(device or "cpu"):
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    tokenizer = Tokenizer("", 0, vocabulary, frozenset(), Engine(models.BPE()))
     return wrap_model(network, tokenizer, f"width {width}")
 
 
-def draw_prompts(n: int, length: int) -> list[list[int]]:
+def draw_prompts(n: int, length: int, vocabulary: int = VOCABULARY) -> list[list[int]]:
     """Sequences of about the same length."""
     rng = np.random.default_rng(0)
     return [
-        rng.integers(0, VOCABULARY, length - int(rng.integers(0, 8))).tolist() for _ in range(n)
+        rng.integers(0, vocabulary, length - int(rng.integers(0, 8))).tolist() for _ in range(n)
     ]
 
 

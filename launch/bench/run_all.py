@@ -7,7 +7,7 @@ import sys
 
 BENCHMARKS = (
     "cooccurrence", "memory", "windows", "tokenizing", "text_to_scores", "matching", "scoring",
-    "lens", "training",
+    "lens", "lens_memory", "training",
 )  # fmt: skip
 
 
