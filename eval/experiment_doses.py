@@ -191,7 +191,7 @@ def _hover(row: Mapping[Hashable, Any]) -> str:
 
 
 def _value(value: float) -> str:
-    return NONE if math.isnan(value) else f"{value:,g}"
+    return NONE if math.isnan(value) else f"{value:,.10g}"
 
 
 def _notes(doses: Doses, settings: ExperimentSettings) -> Iterator[Note]:

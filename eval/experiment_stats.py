@@ -70,7 +70,12 @@ class Effect:
     seeds_needed: int | None
 
     def verdict(self) -> Verdict:
-        """Whether the interval lies above zero, below it, or holds it."""
+        """Whether the interval lies above zero, below it, or holds it; open where it is none.
+
+        Seeds that are all alike, which few items can make them, leave no spread to judge by.
+        """
+        if not self.estimate.sd > 0:
+            return "open"
         if self.estimate.low > 0:
             return "better"
         return "worse" if self.estimate.high < 0 else "open"
@@ -200,8 +205,9 @@ def conclude(
         need = f"about {more} seeds" if more else f"more than {MAX_SEEDS} seeds, if any,"
         return "open", (
             f"No effect shown: on held-out words that only pivots tie together the "
-            f"{over_random.arm} mix differs from {over_random.reference} by {gain}, an interval "
-            f"that holds zero; an effect of the size seen would take {need} to show."
+            f"{over_random.arm} mix differs from {over_random.reference} by {gain}, "
+            f"{why_open(over_random.estimate)}; an effect of the size seen would take {need} to "
+            "show."
         )
     text = (
         f"At equal budget the {over_random.arm} mix raises the accuracy among ten on held-out "
@@ -228,6 +234,11 @@ def conclude(
         "better" if over_broken is not None and over_broken.verdict() == "better" else "open",
         text + ".",
     )
+
+
+def why_open(e: Estimate) -> str:
+    """Why several seeds show nothing."""
+    return "an interval that holds zero" if e.sd > 0 else "alike in all seeds, without any spread"
 
 
 def in_points(e: Estimate) -> str:

@@ -191,7 +191,7 @@ def _budget_figure(found: TextFindings, settings: ExperimentSettings) -> XYChart
         "budget",
         "Difference in accuracy against the tokens seen",
         (Panel("", (line, dots)),),
-        Axis("tokens seen", log=True),
+        Axis("tokens seen"),
         Axis("difference in accuracy", percent=True),
         columns=1,
         panel_height=3.0,

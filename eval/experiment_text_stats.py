@@ -20,6 +20,7 @@ from eval.experiment_stats import (
     differences,
     estimate,
     in_points,
+    why_open,
 )
 from eval.experiment_tables import Estimates
 from mining.common.errors import InputError
@@ -181,9 +182,9 @@ def conclude_text(
     else:
         text = (
             f"No effect shown: on this corpus, at equal tokens per language, the {name} mix "
-            f"differs from {other} by {gain}, an interval that holds zero."
+            f"differs from {other} by {gain}, {why_open(found)}."
         )
-    sentences = [text, _above_chance(arms, chance)]
+    sentences = [text, _above_chance(arms, chance, verdict)]
     if found.n >= 2 and verdict == "open":
         sentences += [_power(primary, confidence, power), _trend(trend, found.n)]
     sentences.append(
@@ -194,15 +195,18 @@ def conclude_text(
     return verdict, " ".join(sentence for sentence in sentences if sentence)
 
 
-def _above_chance(arms: Mapping[str, Estimate], chance: float) -> str:
+def _above_chance(arms: Mapping[str, Estimate], chance: float, verdict: Verdict) -> str:
     known = {arm: e for arm, e in arms.items() if e.n >= 2}
     if not known:
         return ""
     above = [arm for arm, e in known.items() if e.low > chance]
     if not above:
-        return (
-            f"No arm is above chance ({chance:.0%}) with confidence, so that models of this size "
-            "cannot decide the question: it is neither confirmed nor refuted."
+        text = f"No arm is above chance ({chance:.0%}) with confidence"
+        if verdict != "open":
+            return text + ": a difference between models that do not translate yet."
+        return text + (
+            ", so that models of this size cannot decide the question: it is neither confirmed nor "
+            "refuted."
         )
     return f"Above chance ({chance:.0%}) with confidence: {', '.join(above)}."
 

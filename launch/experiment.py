@@ -21,7 +21,7 @@ from typing import Any
 from launch.config import RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError, TaskError
 from mining.common.logs import log, progress, setup_logging
-from mining.mix_settings import Arm
+from mining.mix_settings import PLANTED_ARMS, Arm
 from training.settings import snapshot_folder
 
 USAGE = """\
@@ -66,6 +66,8 @@ def experiment(arguments: Sequence[str]) -> int:
         raise SettingsError(
             f"experiment: found no settings; give --config configs/experiment/{name}.yaml"
         )
+    if missing := sorted({"pivot", "random"} - set(config.mix.arms)):
+        raise SettingsError(f"mix.arms: found no {' and '.join(missing)}, which are compared")
     # The resolved settings: what was given on the command line is in them.
     command = f"pivots experiment {arguments[0]} --config {config.out}/config.yaml"
     conclusion = kinds[arguments[0]](config, command)
@@ -122,6 +124,11 @@ def text_experiment(config: RunConfig, command: str) -> str:
         )
     if config.experiment.vary:
         raise SettingsError("experiment.vary: found settings, expected none for real text")
+    if planted := [arm for arm in config.mix.arms if arm in PLANTED_ARMS]:
+        raise SettingsError(
+            f"mix.arms: found {', '.join(planted)}, which know what a generated world planted; a "
+            "corpus has no such arm"
+        )
     from launch.pipeline import Plan
 
     out, plan = Path(config.out), Plan(config)

@@ -105,6 +105,7 @@ DOWN = [-value for value in UP]
         (FLAT, FLAT, "open", "No effect shown"),
         (DOWN, FLAT, "worse", "The reverse of the claim"),
         ([0.3], [0.3], "open", "One seed shows nothing yet"),
+        ([0.25] * 3, [0.25] * 3, "open", "alike in all seeds"),
     ],
 )
 def test_the_sentence_follows_the_numbers(

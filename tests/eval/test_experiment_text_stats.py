@@ -99,6 +99,7 @@ CHANCE = Estimate(0.1, 0.08, 0.12, 0.02, 4)
     [
         (UP, ABOVE, "better", ("raises the accuracy", "Above chance (10%)", "does not show")),
         (FLAT, CHANCE, "open", ("No effect shown", "neither confirmed nor refuted", "4 seeds")),
+        (UP, CHANCE, "better", ("raises the accuracy", "do not translate yet")),
         (FLAT, ABOVE, "open", ("No effect shown", "Above chance", "would have been found")),
         ([-g for g in UP], ABOVE, "worse", ("The reverse of the claim",)),
         ([0.3], Estimate(0.3, math.nan, math.nan, math.nan, 1), "open", ("One seed shows",)),

@@ -99,6 +99,8 @@ def test_a_finished_experiment_is_not_run_again(root: Path) -> None:
     ("extra", "message"),
     [
         (["--corpus.path", "null"], "expected a folder of documents"),
+        (["--mix.arms", "[random, pivot, oracle]"], "a corpus has no such arm"),
+        (["--mix.arms", "[pivot, low-pivot]"], "found no random"),
         (["--experiment.vary", '{"mix.budget_tokens": [1]}'], "expected none for real text"),
     ],
 )

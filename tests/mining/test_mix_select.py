@@ -273,21 +273,6 @@ def test_filling_up_keeps_to_the_pool_share_of_groups_and_repeats_evenly(
         assert own.tolist() == list(range(len(own)))
 
 
-def test_filling_up_repeats_where_the_pool_share_is_used_up() -> None:
-    documents = table(900, 4)
-    documents.loc[documents["source"] == "a", "proportion"] = 0.4
-    documents.loc[documents.index[:40], "proportion"] = 0.0
-    mix = dataclasses.replace(
-        DRAWN, match=("source",), min_proportion=0.4, max_pool_share=0.04, max_repeats=8,
-    )  # fmt: skip
-    once = pool_of(documents, dataclasses.replace(mix, max_repeats=1), 1)
-    with pytest.raises(SettingsError, match=r"mix.budget_tokens: arm (pivot|low-pivot): "):
-        select_documents(once)
-    chosen = select_documents(pool_of(documents, mix, 1))["low-pivot"]
-    assert chosen.sizes.sum() == 900
-    assert chosen.repeats.max() >= 1
-
-
 @pytest.mark.parametrize("match", [(), ("source",)])
 def test_random_twice_is_random_and_as_many_tokens_more(match: Any) -> None:
     documents = table(900, 2)
