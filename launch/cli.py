@@ -12,6 +12,7 @@ from mining.common.errors import PivotsError, SettingsError
 from mining.common.logs import log, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
 
+COMPARISON = "runs/comparison"
 USAGE = """\
 usage: pivots COMMAND [--config FILE] [--section.key VALUE ...]
 
@@ -23,6 +24,7 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
 {tools}
   pivots experiment world  the claim as a controlled experiment: arms and seeds of a generated
                            world, and a page with the answer
+  pivots compare RUN RUN   several runs side by side, with paired intervals: a page in --out
   pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
                            and why it is a pivot or scores as it does
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
@@ -86,6 +88,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
                 "or --corpus.path FOLDER"
             )
         return _run(config)
+    if command == "compare" and arguments and not arguments[0].startswith("-"):
+        return _compare_runs(arguments)
     if command == "count" and DRY_RUN in arguments:
         return _plan_count(parse_config(arguments, command))
     if command in STAGES:
@@ -96,6 +100,27 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _build_task(parse_config(arguments, command))
     known = ", ".join(("run", *STAGES, *TOOLS, "experiment", "inspect", "lineage", "verify"))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
+
+
+def _compare_runs(arguments: list[str]) -> int:
+    n_runs = next((k for k, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    runs, options = arguments[:n_runs], arguments[n_runs:]
+    if n_runs < 2 and not any(option in ("-h", "--help") for option in options):
+        raise SettingsError(
+            f"compare: found one run, {runs[0]}, expected two or more: pivots compare RUN RUN ... "
+            "[--out FOLDER]; the models of one run are compared by `pivots compare --config FILE`"
+        )
+    # After the options: a run's own config would lead the comparison into the run's folder.
+    named = any(option.split("=")[0] == "--out" for option in options)
+    config = parse_config([*options, *(() if named else ("--out", COMPARISON))], "compare")
+    from eval.compare_runs import run_compare_runs
+
+    page = run_compare_runs(
+        config.compare, config.report.candidate, Path(config.out), [Path(run) for run in runs],
+        config.seed,
+    )  # fmt: skip
+    print(f"comparison: {page.resolve()}")
+    return 0
 
 
 def _export_lm_eval(arguments: list[str]) -> int:
