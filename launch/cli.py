@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.config import DRY_RUN, STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
-from mining.common.logs import log, setup_logging
+from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
 
 COMPARISON = "runs/comparison"
@@ -30,8 +30,14 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
-Every command takes --help, --print_config, --verbose and --quiet. A config without corpus.path runs
-on a generated world that needs no download: configs/quickstart.yaml.
+Every command takes --help, --print_config, --verbose and --quiet; OUT/run.log has the log of every
+stage. A config without corpus.path runs on a generated world that needs no download:
+configs/quickstart.yaml.
+
+Exit codes: 0 done; 1 failed; 2 a wrong setting or command line; 3 an input is missing or of the
+wrong kind; 4 another process is writing there; 5 an optional package is missing; 6 a task on
+another machine failed, or a training diverged; 130 interrupted; 143 ended by SIGTERM. After 4, 6,
+130 and 143 the same command goes on from there.
 """
 
 
@@ -53,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments[0], arguments[1:])
     except PivotsError as error:
         print(f"error: {error}", file=sys.stderr)
+        log.error("%s", error, extra=FILE_ONLY)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -94,6 +101,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return _plan_count(parse_config(arguments, command))
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
+    if command == "dashboard":
+        from launch.dashboard import dashboard
+
+        print(f"dashboard: {dashboard(parse_config(arguments, command))}")
+        return 0
     if command == "export-lm-eval":
         return _export_lm_eval(arguments)
     if command == "build-task":
@@ -153,15 +165,25 @@ def _check_folder(command: str, arguments: list[str]) -> int:
     return 0
 
 
+def _log_to_run(config: RunConfig) -> None:
+    """Write the log lines to the run's folder too, from the first of a launcher's processes."""
+    if os.environ.get("RANK", "0") == "0":
+        log_to_file(Path(config.out) / "run.log")
+
+
 def _run(config: RunConfig) -> int:
     from launch.pipeline import Plan
+    from launch.watch import Watch
 
-    plan = Plan(config)
+    _log_to_run(config)
+    plan, watch = Plan(config), Watch(config)
     jobs = plan.jobs()
     save_config(config, Path(config.out) / "config.yaml")
     for number, job in enumerate(jobs, start=1):
         log.info("[%d/%d] %s", number, len(jobs), job.name)
         job.run()
+        watch.stage(job)
+    watch.close()
     print(f"report: {(plan.folder('report') / 'report.html').resolve()}")
     return 0
 
@@ -190,8 +212,10 @@ def _plan_count(config: RunConfig) -> int:
 
 def _stage(stage: str, config: RunConfig) -> int:
     from launch.pipeline import Plan, select_jobs
+    from launch.watch import Watch
 
-    plan = Plan(config)
+    _log_to_run(config)
+    plan, watch = Plan(config), Watch(config)
     jobs = select_jobs(plan, stage)
     is_series = any(model.series is not None for model in plan.models())
     # Of several processes of a launcher the first one draws.
@@ -199,6 +223,8 @@ def _stage(stage: str, config: RunConfig) -> int:
         jobs += select_jobs(plan, "compare")
     for job in jobs:
         job.run()
+        watch.stage(job)
+    watch.close()
     return 0
 
 

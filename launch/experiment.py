@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from launch.config import RunConfig, parse_config, save_config
+from launch.config import RunConfig, parse_config, save_config, wandb_settings
 from mining.common.errors import PivotsError, SettingsError, TaskError
 from mining.common.logs import log, progress, setup_logging
 from mining.mix_settings import Arm
@@ -126,6 +126,7 @@ def seed_config(config: RunConfig, seed: int) -> RunConfig:
         out=str(Path(config.out) / "seeds" / str(seed)),
         seed=seed,
         seeds=(seed,),
+        wandb=wandb_settings(config),
         engine=dataclasses.replace(config.engine, workers=1),
     )
 
@@ -166,9 +167,10 @@ def run_seeds(configs: Sequence[RunConfig], workers: int) -> None:
 def run_seed(config: RunConfig) -> None:
     """All stages of one seed, and how well its mining found what was planted."""
     from launch.pipeline import Plan
+    from launch.watch import Watch
     from mining.judge import run_judge
 
-    plan = Plan(config)
+    plan, watch = Plan(config), Watch(config)
     root = Path(config.out)
     save_config(config, root / "config.yaml")
     # Several seeds would write over each other on a terminal.
@@ -178,6 +180,8 @@ def run_seed(config: RunConfig) -> None:
     jobs = [job for job in plan.jobs() if job.stage not in SKIPPED]
     for job in jobs:
         job.run()
+        watch.stage(job)
+    watch.close()
     run_judge(
         config.pivots, config.mix, root / "judge", plan.folder("world"), plan.folder("count"),
         plan.folder("tokenize"), plan.folder("score"), plan.folder("tokenizer"), config.seed,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.config import STAGES, RunConfig
+from launch.config import STAGES, RunConfig, wandb_settings
 from launch.series import checkpoints, split_revision
 from mining.common.errors import InputError, SettingsError
 from mining.common.stage import MANIFEST
@@ -239,7 +239,9 @@ class Plan:
 
                 items = config.train.score_items
                 live = LiveScore(config.evaluate, self.task, items, config.seed)
-            run_train(config.train, config.wandb, out, self.folder("mix"), arm, seed, live)
+            run_train(
+                config.train, wandb_settings(config), out, self.folder("mix"), arm, seed, live
+            )
 
         return run
 

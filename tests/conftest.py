@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Tests of W&B say which mode they want; the others have no use for its files.
+os.environ.setdefault("WANDB_MODE", "disabled")
 SHARED = Path(os.environ.get("PIVOTS_SHARED", REPOSITORY.parent / "shared"))
 
 

@@ -23,7 +23,7 @@ import resource
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -243,12 +243,10 @@ class StageRun:
         """
         _discard(self.work)
         outputs = {}
-        for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
-            name = path.relative_to(self.out).as_posix()
+        for name in sorted(_files(self.out, unhashed)):
             if name in (RUN, LOCK) or name in unhashed:
                 continue
-            if any(prefix.endswith("/") and name.startswith(prefix) for prefix in unhashed):
-                continue
+            path = self.out / name
             outputs[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         manifest = Manifest(
             stage=self.stage,
@@ -408,6 +406,18 @@ def _discard(work: Path) -> None:
     """Remove partial work; what a kill leaves of it is not taken for whole, having no identity."""
     (work / IDENTITY).unlink(missing_ok=True)
     remove_tree(work)
+
+
+def _files(out: Path, apart: Sequence[str]) -> Iterator[str]:
+    """The names of all files below a folder, without looking into the folders `apart` (NAME/).
+
+    In those another program may be at work: what is gone by the time it is looked at is no error.
+    """
+    for folder, folders, names in os.walk(out):
+        inner = Path(folder).relative_to(out)
+        folders[:] = [name for name in folders if f"{(inner / name).as_posix()}/" not in apart]
+        found = [inner / name for name in names]
+        yield from (name.as_posix() for name in found if (out / name).is_file())
 
 
 def _lock(stage: str, out: Path) -> IO[str]:
