@@ -7,7 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,17 +32,6 @@ with logs.progress("count", 3, "tasks") as ticker:
     logs.log.info("a line beside the bar")
 logs.log.warning("a warning")
 """
-
-
-@pytest.fixture(autouse=True)
-def given_back() -> Iterator[None]:
-    """The logger as it was before the test."""
-    before = log.handlers[:], log.level, log.propagate
-    yield
-    for handler in log.handlers:
-        handler.close()
-    log.handlers[:], log.propagate = before[0], before[2]
-    log.setLevel(before[1])
 
 
 def on_terminal(*arguments: str) -> str:
