@@ -377,6 +377,11 @@ class Plan:
                 attribute=self._folders("attribute", models),
                 compare=self.folder("compare") if models else None,
                 task=self.task,
+                world=self.folder("world") if self.generated else None,
+                models={
+                    label: "FOLDER" if Path(split_revision(source)[0]).exists() else source
+                    for label, source in self.config.models.items()
+                },
             )
             run_report(self.config.report, out, inputs, self.config.seed)
 
