@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,24 +103,29 @@ def run_compare(
     evaluations: Mapping[RunKey, Path],
     members: Mapping[RunKey, Member],
     seed: int,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> None:
     """Compare the finished evaluations, (model, seed) -> folder, in this order, into `out`.
 
-    `members` says which of them are checkpoints of a series. Raises MismatchError where they are of
-    different tasks.
+    `members` says which of them are checkpoints of a series, `pairs` which models (model,
+    reference) to compare: all, or all with the baseline, where it is None. Raises MismatchError
+    where they are of different tasks.
     """
     names = {key: f"{key[0]}/{key[1]}" for key in evaluations}
     inputs: dict[str, Input] = {
         names[key]: StageInput(folder, "evaluate") for key, folder in evaluations.items()
     }
     series = {names[key]: [member.series, member.step] for key, member in members.items()}
-    run = begin("compare", out, {**settings_dict(settings), "seed": seed, "series": series}, inputs)
+    record = {**settings_dict(settings), "seed": seed, "series": series}
+    if pairs is not None:
+        record["pairs"] = [list(pair) for pair in pairs]
+    run = begin("compare", out, record, inputs)
     if run is None:
         return
     require_same("task", {str(folder): _task_digest(folder) for folder in evaluations.values()})
     bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, seed)
     summaries = {key: read_json(folder / "summary.json") for key, folder in evaluations.items()}
-    rows = compare_models(_read_grids(evaluations), members, settings, bootstrap)
+    rows = compare_models(_read_grids(evaluations), members, settings, bootstrap, pairs)
     directions = [
         {"model": model, "seed": number, "source_lang": source, "target_lang": target, **record}
         for (model, number), summary in summaries.items()
@@ -155,23 +160,32 @@ def compare_models(
     members: Mapping[RunKey, Member],
     settings: CompareSettings,
     bootstrap: Bootstrap,
+    chosen: Sequence[tuple[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of COMPARISON_SCHEMA from measure -> float64 [concepts, directions] of every run.
 
     Pairs of models with the seeds of each averaged by item; of single runs too, where a model has
     several seeds; and the checkpoints of each series one after the other. A series stands among
-    the models by its last checkpoint, unless a model bears its name.
+    the models by its last checkpoint, unless a model bears its name. `chosen` are the pairs of
+    models where these are not all.
     """
-    labels = _compared(grids, members)
+    labels = compared_labels(grids, members)
     seeds = {label: [seed for name, seed in grids if name == label] for label in labels}
     baseline = settings.baseline if settings.baseline in labels else labels[0]
     models = {label: _mean_grid([grids[(label, s)] for s in seeds[label]]) for label in labels}
-    pairs = _pairs(labels, baseline)
+    pairs = _pairs(labels, baseline) if chosen is None else list(chosen)
     rows = _level("model", models, pairs, settings.permutations, bootstrap)
     runs = {f"{label}/{seed}": grid for (label, seed), grid in grids.items()}
     keys = [key for key in grids if key[0] in labels]
     if len(keys) > len(labels):
-        if len(keys) <= MAX_ALL_PAIRS:
+        if chosen is not None:
+            pairs = [
+                (f"{model}/{seed}", f"{reference}/{seed}")
+                for model, reference in chosen
+                for seed in seeds[model]
+                if seed in seeds[reference]
+            ]
+        elif len(keys) <= MAX_ALL_PAIRS:
             names = [f"{label}/{seed}" for label, seed in keys]
             pairs = _pairs(names, f"{baseline}/{seeds[baseline][0]}")
         else:  # each against the baseline of the same seed
@@ -190,9 +204,9 @@ def compare_models(
     return rows + _level("series", runs, pairs, settings.permutations, bootstrap)
 
 
-def _compared(grids: Mapping[RunKey, Grid], members: Mapping[RunKey, Member]) -> list[str]:
+def compared_labels(keys: Iterable[RunKey], members: Mapping[RunKey, Member]) -> list[str]:
     """The models that are set side by side, in their order."""
-    labels = list(dict.fromkeys(label for label, _ in grids))
+    labels = list(dict.fromkeys(label for label, _ in keys))
     place = {label: member for (label, _), member in members.items()}
     last: dict[str, str] = {}
     for label in sorted(place, key=lambda label: place[label].step):

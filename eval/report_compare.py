@@ -28,8 +28,14 @@ METHOD = (
 )
 
 
-def comparison_blocks(compared: Compared, figures: FigureWriter) -> list[Block]:
-    """Tables of paired differences, heatmaps of the single runs, Score against step."""
+def comparison_blocks(
+    compared: Compared, figures: FigureWriter, heatmaps: bool = False
+) -> list[Block]:
+    """Tables of paired differences, heatmaps of the single runs, Score against step.
+
+    With one seed a model the heatmaps are left out unless they are asked for: a run's report shows
+    the same values in the matrices of its arms.
+    """
     blocks: list[Block] = [
         _table(LEVELS[level] + METHOD, compared.comparisons[compared.comparisons["level"] == level])
         for level in LEVELS
@@ -39,8 +45,7 @@ def comparison_blocks(compared: Compared, figures: FigureWriter) -> list[Block]:
     if len(directions):
         checkpoints = set(compared.series["model"])
         directions = directions[~directions["model"].isin(checkpoints)]
-    # With one seed a model the arms' own matrices show these values already.
-    if len(directions) and directions["seed"].nunique() > 1:
+    if len(directions) and (heatmaps or directions["seed"].nunique() > 1):
         panels = heatmap_panels(directions)[:MAX_HEATMAPS]
         chart = heatmap("heatmaps", "Translation score by direction and run", panels, directions)
         caption = "Mean Score with its interval by direction and training run, on one scale."

@@ -37,7 +37,9 @@ class ReportInputs:
     """Where the finished stages of a run lie.
 
     The dictionaries map (arm, seed) to a stage's folder; one that is empty makes the report say
-    that the part was not run, as does a `compare` that is None. `task` is the task's YAML file.
+    that the part was not run, as does a `compare` that is None. `task` is the task's YAML file,
+    `world` the generated corpus where there is one, and `models` says what the models that the run
+    did not train are, name -> hub id, or FOLDER.
     """
 
     tokenizer: Path
@@ -55,12 +57,15 @@ class ReportInputs:
     intervene: Mapping[RunKey, Path] = field(default_factory=dict)
     attribute: Mapping[RunKey, Path] = field(default_factory=dict)
     compare: Path | None = None
+    world: Path | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Every stage folder by name, such as `count` or `train/pivot/0`, with its stage."""
-        found: dict[str, tuple[str, Path]] = {
-            stage: (stage, getattr(self, stage)) for stage in SINGLE_STAGES
-        }
+        found: dict[str, tuple[str, Path]] = {}
+        if self.world is not None:
+            found["world"] = ("world", self.world)
+        found |= {stage: (stage, getattr(self, stage)) for stage in SINGLE_STAGES}
         for stage in SEEDED_STAGES:
             for (arm, seed), path in sorted(getattr(self, stage).items()):
                 found[f"{stage}/{arm}/{seed}"] = (stage, path)
@@ -185,7 +190,7 @@ def read_run(inputs: ReportInputs, richest: int, min_document_tokens: int) -> Ru
         interventions=_summaries(inputs.intervene),
         attribution=_stack(inputs.attribute, "items.parquet"),
         attributions=_summaries(inputs.attribute),
-        compared=_read_compared(inputs.compare),
+        compared=read_compared(inputs.compare),
     )
 
 
@@ -193,7 +198,8 @@ def _summaries(folders: Mapping[RunKey, Path]) -> dict[RunKey, dict[str, Any]]:
     return {key: read_json(folder / "summary.json") for key, folder in sorted(folders.items())}
 
 
-def _read_compared(folder: Path | None) -> Compared:
+def read_compared(folder: Path | None) -> Compared:
+    """The tables of a compare stage; empty ones for None."""
     names = [f.name for f in fields(Compared)]
     if folder is None:
         return Compared(*(pd.DataFrame() for _ in names))

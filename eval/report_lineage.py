@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from eval.intervene_settings import InterveneSettings
 from eval.report_data import ReportInputs, RunData
 from eval.report_page import Block, Cell, Code, Column, Note, Section, Table
 from eval.report_settings import ReportSettings
 from eval.report_text import count, plural
-from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
+from eval.sentence_settings import SentencesSettings
+from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.files import dump_json, sha256_file
 from mining.common.stage import MANIFEST, settings_dict
 from mining.mix_settings import MixSettings
@@ -22,6 +25,7 @@ from mining.settings import (
     TokenizerSettings,
     TokenizeSettings,
     WordsSettings,
+    WorldSettings,
 )
 from training.settings import TrainSettings
 
@@ -46,7 +50,11 @@ def lineage_section(
             _stage_table(data, inputs),
             _input_table(data, inputs),
             *_commands(data),
-            Code("All settings, by stage", run_settings(data, settings, seed), folded=True),
+            Code(
+                "All settings, by stage",
+                run_settings(data, settings, seed, inputs.models),
+                folded=True,
+            ),
         ),
     )
 
@@ -73,7 +81,8 @@ def _stage_table(data: RunData, inputs: ReportInputs) -> Table:
 
 def default_settings() -> dict[str, Any]:
     """Default settings by stage."""
-    made = {
+    made: dict[str, Any] = {
+        "world": WorldSettings(),
         "tokenizer": TokenizerSettings(),
         "tokenize": TokenizeSettings(),
         "count": CountSettings(),
@@ -83,7 +92,10 @@ def default_settings() -> dict[str, Any]:
         "mix": MixSettings(),
         "train": TrainSettings(),
         "evaluate": EvaluateSettings(),
+        "compare": CompareSettings(),
+        "sentences": SentencesSettings(),
         "trace": TraceSettings(),
+        "intervene": InterveneSettings(),
         "attribute": AttributeSettings(),
     }
     return {stage: settings_dict(settings) for stage, settings in made.items()}
@@ -134,10 +146,12 @@ def _input_table(data: RunData, inputs: ReportInputs) -> Block:
 
 def _commands(data: RunData) -> list[Block]:
     versions = sorted({manifest.code_version for manifest in data.manifests.values()})
+    # A generated world brings its own documents and task.
+    own = "" if "world" in data.manifests else "--corpus.path DOCUMENTS --task TASK.yaml "
     text = (
         f"pip install semantic-pivots=={versions[-1]}\n"
         "# save the settings below as run.yaml; paths are not part of them\n"
-        "pivots run run.yaml --corpus.path DOCUMENTS --task TASK.yaml --out RUN\n"
+        f"pivots run run.yaml {own}--out RUN\n"
         "pivots lineage RUN/report      # compare the hashes with the table above\n"
     )
     blocks: list[Block] = [Code("To make it again", text)]
@@ -152,13 +166,17 @@ def _commands(data: RunData) -> list[Block]:
     return blocks
 
 
-def run_settings(data: RunData, settings: ReportSettings, seed: int) -> str:
+def run_settings(
+    data: RunData, settings: ReportSettings, seed: int, models: Mapping[str, str]
+) -> str:
     """The run's settings in the form of a config file, as YAML.
 
     Sections of one stage that were recorded with several runs and differ follow below as comments.
     """
     known = default_settings()
     sections: dict[str, Any] = {"seed": seed, "seeds": data.seeds() or [0]}
+    if models:
+        sections["models"] = dict(models)
     others: dict[str, Any] = {}
     for name, manifest in data.manifests.items():
         stage = name.split("/")[0]
@@ -173,6 +191,7 @@ def run_settings(data: RunData, settings: ReportSettings, seed: int) -> str:
             others[name] = own
     sections["report"] = settings_dict(settings)
     text = _yaml(sections)
+    text += "# The sections engine and wandb change no result: set them as the machine asks for.\n"
     if others:
         text += "# Other settings:\n" + "".join(
             f"# {line}\n" for line in _yaml(others).splitlines()

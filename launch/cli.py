@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.config import DRY_RUN, STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
-from mining.common.logs import log, setup_logging
+from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
 from mining.common.stage import code_version, lineage, verify_outputs
 
 # What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights.
@@ -21,6 +21,7 @@ MACHINE_TROUBLE = {
     errno.ENOMEM,
 }  # fmt: skip
 MACHINE_EXIT_CODE = 7
+COMPARISON = "runs/comparison"
 USAGE = """\
 usage: pivots COMMAND [--config FILE] [--section.key VALUE ...]
 
@@ -32,6 +33,7 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
 {tools}
   pivots experiment world  the claim as a controlled experiment: arms and seeds of a generated
                            world, and a page with the answer
+  pivots compare RUN RUN   several runs side by side, with paired intervals: a page in --out
   pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
                            and why it is a pivot or scores as it does
   pivots launch WHAT --on PROFILE
@@ -40,8 +42,14 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
   pivots lineage PATH      the chain of inputs that led to a stage's folder, by content hash
   pivots verify PATH       compare a stage's files with the hashes in its manifest
 
-Every command takes --help, --print_config, --verbose and --quiet. A config without corpus.path runs
-on a generated world that needs no download: configs/quickstart.yaml.
+Every command takes --help, --print_config, --verbose and --quiet; OUT/run.log has the log of every
+stage. A config without corpus.path runs on a generated world that needs no download:
+configs/quickstart.yaml.
+
+Exit codes: 0 done; 1 failed; 2 a wrong setting or command line; 3 an input is missing or of the
+wrong kind; 4 another process is writing there; 5 an optional package is missing; 6 a task on
+another machine failed, or a training diverged; 130 interrupted; 143 ended by SIGTERM. After 4, 6,
+130 and 143 the same command goes on from there.
 """
 
 
@@ -63,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments[0], arguments[1:])
     except PivotsError as error:
         print(f"error: {error}", file=sys.stderr)
+        log.error("%s", error, extra=FILE_ONLY)
         return error.exit_code
     except Exception as error:
         if _machine_errno(error) not in MACHINE_TROUBLE:
@@ -124,10 +133,17 @@ def _dispatch(command: str, arguments: list[str]) -> int:
                 "or --corpus.path FOLDER"
             )
         return _run(config)
+    if command == "compare" and arguments and not arguments[0].startswith("-"):
+        return _compare_runs(arguments)
     if command == "count" and DRY_RUN in arguments:
         return _plan_count(parse_config(arguments, command))
     if command in STAGES:
         return _stage(command, parse_config(arguments, command))
+    if command == "dashboard":
+        from launch.dashboard import dashboard
+
+        print(f"dashboard: {dashboard(parse_config(arguments, command))}")
+        return 0
     if command == "export-lm-eval":
         return _export_lm_eval(arguments)
     if command == "build-task":
@@ -137,6 +153,27 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     beside = ("experiment", "inspect", "launch", "status", "lineage", "verify")
     known = ", ".join(("run", *STAGES, *TOOLS, *beside))
     raise PivotsError(f"no command '{command}'; there are {known}. See `pivots --help`")
+
+
+def _compare_runs(arguments: list[str]) -> int:
+    n_runs = next((k for k, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    runs, options = arguments[:n_runs], arguments[n_runs:]
+    if n_runs < 2 and not any(option in ("-h", "--help") for option in options):
+        raise SettingsError(
+            f"compare: found one run, {runs[0]}, expected two or more: pivots compare RUN RUN ... "
+            "[--out FOLDER]; the models of one run are compared by `pivots compare --config FILE`"
+        )
+    # After the options: a run's own config would lead the comparison into the run's folder.
+    named = any(option.split("=")[0] == "--out" for option in options)
+    config = parse_config([*options, *(() if named else ("--out", COMPARISON))], "compare")
+    from eval.compare_runs import run_compare_runs
+
+    page = run_compare_runs(
+        config.compare, config.report.candidate, Path(config.out), [Path(run) for run in runs],
+        config.seed,
+    )  # fmt: skip
+    print(f"comparison: {page.resolve()}")
+    return 0
 
 
 def _export_lm_eval(arguments: list[str]) -> int:
@@ -169,15 +206,25 @@ def _check_folder(command: str, arguments: list[str]) -> int:
     return 0
 
 
+def _log_to_run(config: RunConfig) -> None:
+    """Write the log lines to the run's folder too, from the first of a launcher's processes."""
+    if os.environ.get("RANK", "0") == "0":
+        log_to_file(Path(config.out) / "run.log")
+
+
 def _run(config: RunConfig) -> int:
     from launch.pipeline import Plan
+    from launch.watch import Watch
 
-    plan = Plan(config)
+    _log_to_run(config)
+    plan, watch = Plan(config), Watch(config)
     jobs = plan.jobs()
     save_config(config, Path(config.out) / "config.yaml")
     for number, job in enumerate(jobs, start=1):
         log.info("[%d/%d] %s", number, len(jobs), job.name)
         job.run()
+        watch.stage(job)
+    watch.close()
     print(f"report: {(plan.folder('report') / 'report.html').resolve()}")
     return 0
 
@@ -221,8 +268,10 @@ def _plan_count(config: RunConfig) -> int:
 
 def _stage(stage: str, config: RunConfig) -> int:
     from launch.pipeline import Plan, select_jobs
+    from launch.watch import Watch
 
-    plan = Plan(config)
+    _log_to_run(config)
+    plan, watch = Plan(config), Watch(config)
     jobs = select_jobs(plan, stage)
     is_series = any(model.series is not None for model in plan.models())
     # Of several processes of a launcher the first one draws.
@@ -230,6 +279,8 @@ def _stage(stage: str, config: RunConfig) -> int:
         jobs += select_jobs(plan, "compare")
     for job in jobs:
         job.run()
+        watch.stage(job)
+    watch.close()
     return 0
 
 

@@ -72,7 +72,7 @@ class RunConfig:
         score: the score stage.
         mix: the mix stage.
         train: the train stage.
-        wandb: where training logs to, beside its files.
+        wandb: where every stage logs to, beside its files.
         evaluate: the evaluate stage.
         compare: the compare stage.
         sentences: the sentences stage; not run where sentences.path is null.
@@ -150,7 +150,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "pivots": ("choose the pivot set from the counts", ("pivots",)),
     "score": ("each document's share of pivots", ("score",)),
     "mix": ("documents for each arm at one budget", ("mix",)),
-    "train": ("pre-train a model on each arm", ("train", "wandb")),
+    "train": ("pre-train a model on each arm", ("train",)),
     "evaluate": (
         "word-translation score with intervals; of a series, against step",
         ("evaluate", "compare"),
@@ -170,13 +170,14 @@ TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("evaluate", "export_lm_eval"),
     ),
     "sample": ("let the models write on from the beginnings of documents", ("sample",)),
+    "dashboard": ("make a view of the run in W&B: curves by arm, scores, layers", ()),
 }
 COMMANDS = {**STAGES, **TOOLS}
 DRY_RUN = "--dry_run"
 DRY_RUN_HELP = (
     "print the expected time, memory and output size, measured on a sample; count nothing"
 )
-SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine")
+SHARED = ("out", "seed", "seeds", "task", "models", "only", "inputs", "engine", "wandb")
 
 
 def parse_config(argv: Sequence[str], command: str) -> RunConfig:
@@ -208,6 +209,16 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
         on_line = any(a.split("=")[0] == f"--{key}" for a in arguments)
         place = "command line: " if on_line else _named_files(arguments)
         raise SettingsError(f"{place}{where}{'.' if where else ''}{error}") from None
+
+
+def wandb_settings(config: RunConfig) -> WandbSettings:
+    """The W&B settings of a run, with the group and folder that null means there."""
+    out = Path(config.out)
+    return dataclasses.replace(
+        config.wandb,
+        group=config.wandb.group or out.resolve().name,
+        folder=config.wandb.folder or str(out),
+    )
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from launch.config import RunConfig, parse_config, save_config
+from launch.config import RunConfig, parse_config, save_config, wandb_settings
 from mining.common.errors import PivotsError, SettingsError, TaskError
 from mining.common.logs import log, progress, setup_logging
 from mining.mix_settings import PLANTED_ARMS, Arm
@@ -211,6 +211,7 @@ def seed_config(config: RunConfig, seed: int) -> RunConfig:
         out=str(Path(config.out) / "seeds" / str(seed)),
         seed=seed,
         seeds=(seed,),
+        wandb=wandb_settings(config),
         engine=dataclasses.replace(config.engine, workers=1),
     )
 
@@ -251,9 +252,10 @@ def run_seeds(configs: Sequence[RunConfig], stages: Sequence[str], workers: int)
 def run_seed(config: RunConfig, stages: Sequence[str]) -> None:
     """Some stages of one seed and, with its layers, how well mining found what was planted."""
     from launch.pipeline import Plan
+    from launch.watch import Watch
     from mining.judge import run_judge
 
-    plan = Plan(config)
+    plan, watch = Plan(config), Watch(config)
     root = Path(config.out)
     save_config(config, root / "config.yaml")
     # Several seeds would write over each other on a terminal.
@@ -263,6 +265,8 @@ def run_seed(config: RunConfig, stages: Sequence[str]) -> None:
     for job in plan.jobs():
         if job.stage in stages:
             job.run()
+            watch.stage(job)
+    watch.close()
     if stages == WHOLE:
         run_judge(
             config.pivots, config.mix, root / "judge", plan.folder("world"), plan.folder("count"),

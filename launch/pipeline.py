@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.config import STAGES, RunConfig
+from launch.config import STAGES, RunConfig, wandb_settings
 from launch.series import checkpoints, split_revision
 from mining.common.errors import InputError, SettingsError
 from mining.common.stage import MANIFEST
@@ -239,7 +239,9 @@ class Plan:
 
                 items = config.train.score_items
                 live = LiveScore(config.evaluate, self.task, items, config.seed)
-            run_train(config.train, config.wandb, out, self.folder("mix"), arm, seed, live)
+            run_train(
+                config.train, wandb_settings(config), out, self.folder("mix"), arm, seed, live
+            )
 
         return run
 
@@ -375,6 +377,11 @@ class Plan:
                 attribute=self._folders("attribute", models),
                 compare=self.folder("compare") if models else None,
                 task=self.task,
+                world=self.folder("world") if self.generated else None,
+                models={
+                    label: "FOLDER" if Path(split_revision(source)[0]).exists() else source
+                    for label, source in self.config.models.items()
+                },
             )
             run_report(self.config.report, out, inputs, self.config.seed)
 

@@ -107,12 +107,23 @@ class Documents:
         """A key that keeps items apart and leaves other tokens together."""
         return place if token in self.item_of else -1
 
-    def contexts(self, item: int, id_: int, languages: Sequence[str], at_most: int) -> list[Facts]:
-        """Snippets of text around an item, of up to `at_most` documents in each language."""
+    def contexts(
+        self,
+        item: int,
+        id_: int,
+        languages: Sequence[str],
+        at_most: int,
+        max_shards: int | None = None,
+    ) -> list[Facts]:
+        """Snippets of text around an item, of up to `at_most` documents in each language.
+
+        Reads until it has them, or to the end of the first `max_shards` shards.
+        """
         wanted = dict.fromkeys(languages, at_most)
         found: list[Facts] = []
         tokens = self._shards("token")
-        for text_shard, shard in zip(tokens, self._shards(self.unit), strict=True):
+        shards = list(zip(tokens, self._shards(self.unit), strict=True))[:max_shards]
+        for text_shard, shard in shards:
             if not any(wanted.values()):
                 break
             for row, lang in _rows_with(shard, id_):

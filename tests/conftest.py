@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mining.common.logs import log
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Tests of W&B say which mode they want; the others have no use for its files.
+os.environ.setdefault("WANDB_MODE", "disabled")
 SHARED = Path(os.environ.get("PIVOTS_SHARED", REPOSITORY.parent / "shared"))
 
 
@@ -56,6 +60,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     reasons[mark] = _missing(mark)
                 if (reason := reasons[mark]) is not None:
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def log_given_back() -> Iterator[None]:
+    """Leave the project's logger as it was: the command line takes it for itself."""
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    for handler in set(log.handlers) - set(handlers):
+        handler.close()
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from mining.common.errors import MissingDependencyError
 from mining.common.files import write_json
 from mining.common.logs import log
 from training.settings import WandbSettings
+from training.wandb_runs import (
+    RunLabel,
+    end_quietly,
+    log_output,
+    open_run,
+    stage_artifact,
+    sync_hint,
+    use_artifact,
+    wandb_mode,
+    warn,
+)
 
-METRICS, TIMINGS, WANDB = "metrics.jsonl", "timings.jsonl", "wandb"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 NONFINITE = "nonfinite"
 
 
@@ -31,6 +42,14 @@ class Tracker(Protocol):
         """Note a file, with its content, or a folder, by where it lies."""
         ...
 
+    def uses(self, stage: Path) -> None:
+        """Note the folder of a finished stage that is read."""
+        ...
+
+    def made(self, stage: Path) -> None:
+        """Note the folder of the training itself, finished."""
+        ...
+
     def close(self, failed: bool) -> None:
         """End, and say whether the training failed."""
         ...
@@ -43,6 +62,12 @@ class NoTracker:
         """Do nothing."""
 
     def artifact(self, kind: str, path: Path) -> None:
+        """Do nothing."""
+
+    def uses(self, stage: Path) -> None:
+        """Do nothing."""
+
+    def made(self, stage: Path) -> None:
         """Do nothing."""
 
     def close(self, failed: bool) -> None:
@@ -97,7 +122,7 @@ class Recorder:
 
 
 def start_tracker(
-    settings: WandbSettings, out: Path, run_id: str, name: str, config: dict[str, Any]
+    settings: WandbSettings, folder: Path, label: RunLabel, config: dict[str, Any]
 ) -> Tracker:
     """The W&B run of a training, or nothing where it is disabled or cannot be had.
 
@@ -109,48 +134,16 @@ def start_tracker(
     if mode == "disabled":
         return NoTracker()
     try:
-        import wandb
-    except ImportError:
-        if settings.mode == "auto":
-            log.info("train: no W&B (not installed; pip install 'semantic-pivots[wandb]')")
-            return NoTracker()
-        raise MissingDependencyError(
-            f"wandb.mode is {settings.mode}, but wandb is not installed; "
-            "pip install 'semantic-pivots[wandb]', or set wandb.mode to disabled"
-        ) from None
-    try:
-        run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
-            group=settings.group,
-            name=name,
-            id=run_id,
-            resume="allow",
-            mode=mode,
-            dir=str(out),
-            config=config,
-            settings=wandb.Settings(
-                silent=True, console="off", save_code=False, disable_git=True, init_timeout=60
-            ),
-        )
+        run = open_run(settings, mode, folder, label, config)
         # Not W&B's own step: a resumed run repeats steps, which that would refuse.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
     except Exception as error:  # nothing that W&B does may stop a training
-        log.warning("train: no W&B (%s: %s)", type(error).__name__, error)
+        warn("train: no run", error)
         return NoTracker()
-    log.info("train: W&B %s, run %s", mode, run_id)
+    hint = f"; {sync_hint(folder)}" if mode == "offline" else ""
+    log.info("train: W&B %s, run %s%s", mode, label.id, hint)
     return WandbTracker(run)
-
-
-def wandb_mode(settings: WandbSettings) -> Literal["offline", "online", "disabled"]:
-    """The mode that auto means here."""
-    if settings.mode != "auto":
-        return settings.mode
-    wanted = os.environ.get("WANDB_MODE")
-    if wanted in ("offline", "online", "disabled"):
-        return wanted  # type: ignore[return-value]
-    return "online" if os.environ.get("WANDB_API_KEY") else "offline"
 
 
 class WandbTracker:
@@ -161,41 +154,48 @@ class WandbTracker:
 
     def log(self, record: dict[str, Any]) -> None:
         """Send one record, its values named by kind and language."""
-        if self._run is None:
-            return
         lang = f"{record['lang']}/" if "lang" in record else ""
         prefix = f"{record['kind']}/{lang}"
         apart = ("kind", "lang", "step", "tokens")
         values = {prefix + key: value for key, value in record.items() if key not in apart}
         values |= {key: record[key] for key in ("step", "tokens") if key in record}
-        try:
-            self._run.log(values)
-        except Exception as error:  # nothing that W&B does may stop a training
-            log.warning("train: W&B failed, goes on without (%s)", error)
-            self._run = None
+        self._send(lambda run: run.log(values))
 
     def artifact(self, kind: str, path: Path) -> None:
         """Log an artifact KIND-RUN: a file is copied, a folder (weights) only referred to."""
-        if self._run is None:
-            return
-        try:
+
+        def send(run: Any) -> None:
             import wandb
 
-            artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind)
+            artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
             if path.is_file():
                 artifact.add_file(str(path))
             else:
                 artifact.add_reference(path.resolve().as_uri(), checksum=False)
-            self._run.log_artifact(artifact, aliases=[path.name])
-        except Exception as error:  # nothing that W&B does may stop a training
-            log.warning("train: W&B takes no artifact %s (%s)", kind, error)
+            run.log_artifact(artifact, aliases=[path.name])
+
+        self._send(send)
+
+    def uses(self, stage: Path) -> None:
+        """Name a finished stage as an input."""
+        self._send(lambda run: use_artifact(run, stage_artifact(stage)))
+
+    def made(self, stage: Path) -> None:
+        """Log the finished training as an output, which evaluations name as their input."""
+        self._send(lambda run: log_output(run, stage))
 
     def close(self, failed: bool) -> None:
         """End the run."""
+        if self._run is not None:
+            end_quietly(self._run, failed)
+        self._run = None
+
+    def _send(self, send: Callable[[Any], None]) -> None:
         if self._run is None:
             return
         try:
-            self._run.finish(exit_code=int(failed))
+            send(self._run)
         except Exception as error:  # nothing that W&B does may stop a training
-            log.warning("train: W&B did not end well (%s)", error)
-        self._run = None
+            warn("train", error)
+            run, self._run = self._run, None
+            end_quietly(run, failed=False)

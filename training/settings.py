@@ -133,20 +133,22 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """Weights & Biases. Changes nothing in any result.
+    """Weights & Biases: a run for every stage. Changes nothing in any result.
 
     Attributes:
         mode: auto takes WANDB_MODE where it is set, else online where WANDB_API_KEY is set, else
             offline; without the package, auto logs a line and goes on.
         project: name of the project there.
         entity: team or user; null for the account's default.
-        group: name that the runs of one experiment share.
+        group: name that the runs of one experiment share; null takes that of the run's folder.
+        folder: where W&B keeps its files, in wandb/; null takes the run's folder.
     """
 
     mode: Literal["auto", "offline", "online", "disabled"] = "auto"
     project: str = "semantic-pivots"
     entity: str | None = None
     group: str | None = None
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         check_setting(self, "project", bool(self.project), "a name")

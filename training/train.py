@@ -29,6 +29,7 @@ from mining.common.stage import (
     settings_dict,
 )
 from mining.common.tokenizer import Tokenizer, load_tokenizer
+from training.metrics import NoTracker, Recorder, Tracker, start_tracker
 from training.settings import (
     Duration,
     ModelSettings,
@@ -36,6 +37,7 @@ from training.settings import (
     WandbSettings,
     snapshot_folder,
 )
+from training.wandb_runs import RunLabel
 
 CHECKPOINTS = "checkpoints"
 KEEP_EVERY = "keep_every"
@@ -127,11 +129,18 @@ def _train_together(
         going = [run is not None]
         broadcast_object_list(going)
         if going[0]:
-            counts = _train(accelerator, settings, wandb, out, mix, arm, seed, run, score)
-            if run is not None:
-                unhashed = ("timings.jsonl", "wandb/", f"{CHECKPOINTS}/")
-                run.finish(counts, unhashed, noted={KEEP_EVERY: settings.keep_every})
-                _prune_finished(out)
+            tracker = NoTracker() if run is None else _tracker(wandb, out, run, mix, arm, seed)
+            finished = False
+            try:
+                counts = _train(accelerator, settings, tracker, out, mix, arm, seed, run, score)
+                if run is not None:
+                    unhashed = ("timings.jsonl", "wandb/", f"{CHECKPOINTS}/")
+                    run.finish(counts, unhashed, noted={KEEP_EVERY: settings.keep_every})
+                    tracker.made(out)
+                    _prune_finished(out)
+                finished = True
+            finally:
+                tracker.close(failed=not finished)
         accelerator.wait_for_everyone()
 
 
@@ -209,7 +218,7 @@ def resolve_precision(settings: TrainSettings, device: Any) -> str:
 def _train(
     accelerator: Any,
     settings: TrainSettings,
-    wandb: WandbSettings,
+    tracker: Tracker,
     out: Path,
     mix: Path,
     arm: str,
@@ -220,7 +229,6 @@ def _train(
     from training.data import Sequences
     from training.groups import find_groups
     from training.loop import Job, run_loop
-    from training.metrics import NoTracker, Recorder
     from training.model import (
         build_model,
         check_borders,
@@ -277,19 +285,12 @@ def _train(
         export_snapshot=export_snapshot,
         score=None if score is None else lambda: score(model, tokenizer),
     )
-    tracker = NoTracker() if run is None else _tracker(wandb, out, run, job.title, mix)
     recorder = Recorder(out, tracker, active=run is not None)
-    finished = False
-    try:
-        weights = run_loop(accelerator, model, job, recorder)
-        if run is not None:
-            export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
-            tracker.artifact("model", out / "model")
-        finished = True
-    finally:
-        tracker.close(failed=not finished)
+    weights = run_loop(accelerator, model, job, recorder)
     if run is None:
         return {}
+    export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
+    tracker.artifact("weights", out / "model")
     return {
         "steps": job.n_steps,
         "tokens": job.n_steps * batch * length,
@@ -331,12 +332,14 @@ def final_losses(metrics: Path) -> dict[str, Any]:
     }
 
 
-def _tracker(wandb: WandbSettings, out: Path, run: StageRun, name: str, mix: Path) -> Any:
-    from training.metrics import start_tracker
-
-    identity = {"settings": run.settings, "inputs": run.inputs}
+def _tracker(
+    wandb: WandbSettings, out: Path, run: StageRun, mix: Path, arm: str, seed: int
+) -> Tracker:
+    identity = {"settings": run.settings, "inputs": run.inputs, "group": wandb.group}
     run_id = hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
-    tracker = start_tracker(wandb, out, run_id, name.removeprefix("train "), run.settings)
-    tracker.artifact("mix", mix / MANIFEST)
+    label = RunLabel(run_id, f"train {arm}/{seed}", "train", (arm, f"seed-{seed}"))
+    folder = out if wandb.folder is None else Path(wandb.folder)
+    tracker = start_tracker(wandb, folder, label, run.settings)
+    tracker.uses(mix)
     tracker.artifact("config", run.work / IDENTITY)
     return tracker

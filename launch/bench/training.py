@@ -28,7 +28,7 @@ from training.data import Sequences
 from training.distributed import open_accelerator
 from training.loop import Job, run_loop
 from training.loss import NextTokenLoss
-from training.metrics import Recorder
+from training.metrics import NoTracker, Recorder
 from training.model import from_config, make_optimizer, model_config, parameters
 from training.schedule import learning_rate
 from training.settings import ModelSettings, TrainSettings
@@ -38,7 +38,7 @@ MODELS = Path(__file__).resolve().parents[2] / "configs" / "models"
 LINE = 5  # steps between two measurements; the first line of a block is not counted
 
 
-class Laps:
+class Laps(NoTracker):
     """A tracker that keeps what the trainer's own clock says, line by line."""
 
     def __init__(self) -> None:
@@ -51,12 +51,6 @@ class Laps:
             self.lines.append(record)
         elif record["kind"] == "train":
             self.losses.append(record["loss"])
-
-    def close(self, failed: bool) -> None:
-        """Do nothing."""
-
-    def artifact(self, kind: str, path: Path) -> None:
-        """Do nothing."""
 
 
 def named_model(size: str) -> tuple[ModelSettings, int]:

@@ -23,7 +23,7 @@ import resource
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -274,19 +274,16 @@ class StageRun:
         Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
         a name with a final slash means all files below that folder. `noted` goes to run.json.
         """
-        files = {}
-        for path in sorted(p for p in self.out.rglob("*") if p.is_file()):
-            name = path.relative_to(self.out).as_posix()
-            if name in (RUN, LOCK) or name in unhashed or name.startswith(f"{WORK}/"):
-                continue
-            if any(prefix.endswith("/") and name.startswith(prefix) for prefix in unhashed):
-                continue
-            files[name] = path
+        names = [
+            name
+            for name in sorted(_files(self.out, (f"{WORK}/", *unhashed)))
+            if name not in (RUN, LOCK, *unhashed)
+        ]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            hashes = pool.map(sha256_file, files.values())
+            hashes = pool.map(sha256_file, [self.out / name for name in names])
             outputs = {
-                name: {"bytes": path.stat().st_size, "sha256": digest}
-                for (name, path), digest in zip(files.items(), hashes, strict=True)
+                name: {"bytes": (self.out / name).stat().st_size, "sha256": digest}
+                for name, digest in zip(names, hashes, strict=True)
             }
         manifest = Manifest(
             stage=self.stage,
@@ -449,6 +446,18 @@ def _discard(work: Path) -> None:
     """Remove partial work; what a kill leaves of it is not taken for whole, having no identity."""
     (work / IDENTITY).unlink(missing_ok=True)
     remove_tree(work)
+
+
+def _files(out: Path, apart: Sequence[str]) -> Iterator[str]:
+    """The names of all files below a folder, without looking into the folders `apart` (NAME/).
+
+    In those another program may be at work: what is gone by the time it is looked at is no error.
+    """
+    for folder, folders, names in os.walk(out):
+        inner = Path(folder).relative_to(out)
+        folders[:] = [name for name in folders if f"{(inner / name).as_posix()}/" not in apart]
+        found = [inner / name for name in names]
+        yield from (name.as_posix() for name in found if (out / name).is_file())
 
 
 def _lock(stage: str, out: Path) -> IO[str]:

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from eval.compare import MAX_ALL_PAIRS, Member, compare_models, run_compare
+from eval.compare_runs import run_compare_runs, run_names
 from eval.evaluate_summary import summarise
 from eval.figures_compare import heatmap_figures, series_figure
 from eval.settings import CompareSettings
 from eval.stats import Bootstrap
-from mining.common.errors import MismatchError
+from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json, write_text
 from mining.common.shards import write_table
 from mining.common.stage import FilesInput, begin, read_manifest
@@ -33,10 +34,12 @@ Evaluated = Callable[..., Path]
 def evaluated(tmp_path: Path, evaluation_tables) -> Evaluated:
     """A function that writes a finished evaluate folder of random tables."""
 
-    def make(label: str, seed: int, n: int = 20, task: str = "task", **more: Any) -> Path:
+    def make(
+        label: str, seed: int, n: int = 20, task: str = "task", root: str = "", **more: Any
+    ) -> Path:
         file = tmp_path / f"{task}.yaml"
         write_text(file, task)
-        out = tmp_path / "evaluate" / label / str(seed)
+        out = tmp_path / root / "evaluate" / label / str(seed)
         run = begin("evaluate", out, {"label": label}, {"task": FilesInput({"task.yaml": file})})
         assert run is not None
         tables = evaluation_tables(n, n_draws=2, seed=hash_of(label, seed), **more)
@@ -222,3 +225,48 @@ def test_tables_have_their_schema_even_when_empty(tmp_path: Path, evaluated: Eva
     assert np.isfinite(
         pq.read_table(tmp_path / "compare" / "directions.parquet")["mean"].to_numpy()
     ).all()
+
+
+def test_runs_side_by_side(tmp_path: Path, evaluated: Evaluated) -> None:
+    for root, arms in (("a/small", ("pivot", "random")), ("b/large", ("low", "pivot", "random"))):
+        for arm in arms:
+            skill = 6.0 if (root, arm) == ("b/large", "pivot") else 0.0
+            evaluated(arm, 0, root=root, skill=skill)
+    evaluated("pivot@step-5", 0, root="b/large")
+    series = {"models": [{"model": "pivot@step-5", "seed": 0, "series": "pivot", "step": 5}]}
+    own = begin("compare", tmp_path / "b/large/compare", {}, {})
+    assert own is not None
+    write_json(own.out / "summary.json", series)
+    own.finish({})
+    runs = [tmp_path / "a/small", tmp_path / "b/large"]
+    out = tmp_path / "out"
+    page = run_compare_runs(QUICK, "pivot", out, runs, 0)
+    found = comparisons(out / "compare")
+    scores = found[found["measure"] == "score"].set_index(["model", "reference"])
+    assert list(scores.index) == [
+        ("small: pivot", "small: random"),
+        ("large: low", "large: random"),
+        ("large: pivot", "large: random"),
+        ("large: pivot", "small: pivot"),
+        ("large: random", "small: random"),
+    ]
+    text = page.read_text("utf-8")
+    row = scores.loc[("large: pivot", "large: random")]
+    assert row["low"] > 0
+    assert f"+{row['difference']:.3f} [+{row['low']:.3f}, +{row['high']:.3f}]" in text
+    assert "large: higher" in text
+    assert (out / "page" / "figures" / "heatmaps.png").is_file()
+    assert (out / "page" / "figures" / "series.png").is_file()
+    before = (out / "page" / "manifest.json").stat().st_mtime_ns
+    run_compare_runs(QUICK, "pivot", out, runs, 0)
+    assert (out / "page" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_names_of_runs(tmp_path: Path) -> None:
+    folders = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "z"]
+    assert run_names(folders[:1]) == ["run"]
+    assert run_names(folders[:2]) == ["x/run", "y/run"]
+    with pytest.raises(InputError, match="named twice"):
+        run_names([folders[0], folders[2], folders[0]])
+    with pytest.raises(InputError, match="no finished evaluation"):
+        run_compare_runs(QUICK, "pivot", tmp_path / "out", folders[:2], 0)

@@ -83,6 +83,8 @@ def test_mistakes_end_the_command_with_a_code_and_no_traceback(
     assert main(["frobnicate"]) == 1
     assert "no command 'frobnicate'" in capsys.readouterr().err
     assert main(["lineage", str(tmp_path / "nothing")]) == 3
+    assert main(["compare", "runs/one"]) == 2
+    assert "expected two or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", *STAGES])

@@ -26,6 +26,7 @@ import transformers
 from mining.common.errors import InputError, MismatchError, MissingDependencyError, SettingsError
 from mining.common.stage import read_manifest, verify_outputs
 from mining.common.tokenizer import load_tokenizer
+from tests.wandb_files import read_runs
 from training import checkpoint, loop
 from training.errors import DivergedError, StoppedError
 from training.model import build_model
@@ -519,10 +520,11 @@ def test_wandb_offline(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run_train(tiny, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 7)
-    (found,) = (tmp_path / "a" / "wandb").glob("offline-run-*/*.wandb")
-    assert b"grad_norm" in found.read_bytes()
-    for artifact in (b"mix-", b"config-", b"checkpoint-", b"model-"):
-        assert artifact in found.read_bytes()
+    (found,) = read_runs(tmp_path / "a")
+    assert (found.name, found.job_type, found.exit_code) == ("train pivot/7", "train", 0)
+    assert any("train/grad_norm" in record for record in found.history)
+    assert [kind for _, kind, _ in found.used] == ["mix"]
+    assert {kind for _, kind, _ in found.made} >= {"config", "checkpoint", "weights", "model"}
     assert contents(tmp_path / "a") == contents(unbroken)
 
 
@@ -559,6 +561,8 @@ def test_a_missing_or_failing_wandb_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     short = dataclasses.replace(tiny, duration="1step")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with caplog.at_level(logging.INFO, logger="pivots"):
         run_train(short, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 0)

@@ -24,7 +24,7 @@ from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json
 from mining.common.stage import begin, read_manifest, settings_dict
 from mining.mix_settings import MixSettings
-from mining.settings import CorpusSettings, TokenizeSettings
+from mining.settings import CorpusSettings, TokenizeSettings, WorldSettings
 from training.settings import TrainSettings
 
 QUICK = ReportSettings(bootstrap_samples=100)
@@ -168,7 +168,7 @@ def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, fini
     singles = {
         field.name: moved / getattr(inputs, field.name).relative_to(root)
         for field in dataclasses.fields(inputs)
-        if field.name not in per_run
+        if isinstance(getattr(inputs, field.name), Path)
     }
     run_report(QUICK, tmp_path / "a", inputs)
     run_report(QUICK, tmp_path / "b", ReportInputs(**singles, **changed))
@@ -289,14 +289,25 @@ def test_the_settings_shown_are_a_config(tmp_path, finished_run):
     run = begin("tokenize", folder, record, {})
     assert run is not None
     run.finish(read_manifest(inputs.tokenize).counts)
-    page = report(tmp_path, dataclasses.replace(inputs, tokenize=folder))
+    world = begin("world", tmp_path / "world", settings_dict(WorldSettings(format_passes=7)), {})
+    assert world is not None
+    world.finish({})
+    models = {"hub": "somebody/model@abc", "own": "FOLDER"}
+    page = report(
+        tmp_path,
+        dataclasses.replace(inputs, tokenize=folder, world=tmp_path / "world", models=models),
+    )
     shown = yaml.safe_load(page.pre[-1])
+    assert WorldSettings(**shown["world"]).format_passes == 7
+    assert shown["models"] == models
+    assert "DOCUMENTS" not in page.pre[0]  # the world brings them
     assert shown["seeds"] == [0]
     assert shown["corpus"] == corpus
     assert MixSettings(**shown["mix"]).budget_tokens == 100_000
     assert EvaluateSettings(**shown["evaluate"]).draws == 3
     assert ReportSettings(**shown["report"]) == QUICK
-    assert set(shown) <= {"seed", "seeds", "corpus", "report", *SINGLE_STAGES, *SEEDED_STAGES}
+    parts = {"seed", "seeds", "models", "world", "corpus", "compare", "report"}
+    assert set(shown) <= {*parts, *SINGLE_STAGES, *SEEDED_STAGES}
     assert set(shown["train"]) == set(settings_dict(TrainSettings()))
     assert set(shown["tokenize"]) == set(settings_dict(TokenizeSettings()))
 
