@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mining.common.errors import InputError
-from mining.common.shards import open_table
 from mining.common.logs import progress
+from mining.common.shards import open_table
 from mining.kernels.pivots import (
     COUNT_BINS,
     NPMI_BINS,
@@ -68,10 +67,7 @@ def n_strongest(settings: PivotsSettings) -> int:
 def read_links(
     count: Path, items: Items, n_documents: int, settings: PivotsSettings, edge: float
 ) -> Links:
-    """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong.
-
-    Raises InputError where the folder holds no pairs.
-    """
+    """Stream a `count` folder's pairs through the kernel; an edge is at least `edge` strong."""
     links = empty_links(len(items.doc_freq), len(items.languages), n_strongest(settings))
     doc_freq = items.doc_freq.astype(np.float64)
     for i, j, n in _batches(count, "pivots"):
@@ -104,8 +100,6 @@ def edge_threshold(count: Path, items: Items, n_documents: int, settings: Pivots
 def _batches(count: Path, title: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     """The columns i, j, n of the pairs, a million at a time."""
     files = sorted((count / "pairs").glob("*.parquet"))
-    if not files:
-        raise InputError(f"{count / 'pairs'}: holds no pairs; run `pivots count` again")
     total = sum(pq.read_metadata(path).num_rows for path in files)
     with progress(title, total, "pairs") as ticker:
         for path in files:
