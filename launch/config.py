@@ -311,6 +311,19 @@ def _check_sections(path: Path) -> None:
                 f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(_sections())}"
             )
             raise SettingsError(f"{path}: unknown key '{key}'{hint}")
+    _check_mappings(path, RunConfig, value or {}, "")
+
+
+def _check_mappings(path: Path, cls: type, values: dict[str, Any], place: str) -> None:
+    """Name a section that is no mapping, on which the parser may fail in its own words."""
+    for name, hint in typing.get_type_hints(cls).items():
+        value = values.get(name)
+        if value is None or not (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
+            continue
+        if not isinstance(value, dict):
+            found = type(value).__name__
+            raise SettingsError(f"{path}: {place}{name}: found a {found}, expected keys and values")
+        _check_mappings(path, hint, value, f"{place}{name}.")
 
 
 def _one_line(error: Exception) -> str:

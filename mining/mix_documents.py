@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mining.common.errors import InputError, MismatchError
-from mining.common.shards import open_table, read_columns
 from mining.common.seeds import length_prefixed
+from mining.common.shards import open_table, read_columns
 from mining.kernels.hashing import hash_texts
 
 BLOCK_ROWS = 1 << 16

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mining.common.errors import InputError
-from mining.common.shards import open_table
 from mining.common.logs import progress
+from mining.common.shards import open_table
 from mining.kernels.pivots import (
     COUNT_BINS,
     NPMI_BINS,
@@ -77,10 +76,7 @@ def read_links(
     edge: float,
     n_threads: int = 1,
 ) -> Links:
-    """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong.
-
-    Raises InputError where the folder holds no pairs.
-    """
+    """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong."""
     n_items, n_languages, most = len(items.doc_freq), len(items.languages), n_strongest(settings)
     n_bytes = 16 * n_items * n_languages * (most + 1)
     n_threads = max(1, min(n_threads, MAX_LINKS_BYTES // n_bytes))
@@ -134,8 +130,6 @@ def _for_pairs(
 ) -> None:
     """Call `take` with the columns i, j, n of the pairs, a million at a time, in threads."""
     files = sorted((count / "pairs").glob("*.parquet"))
-    if not files:
-        raise InputError(f"{count / 'pairs'}: holds no pairs; run `pivots count` again")
     total = sum(pq.read_metadata(path).num_rows for path in files)
     with progress(title, total, "pairs") as ticker:
 

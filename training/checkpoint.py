@@ -94,7 +94,7 @@ def prune(folder: Path, keep: int, keep_every: int | None) -> None:
     for old in _folders(folder)[keep:]:
         if keep_every is None or int(old.name.removeprefix(PREFIX)) % keep_every:
             remove_tree(old)
-    if folder.is_dir() and not _folders(folder):
+    if folder.is_dir() and not any(folder.iterdir()):
         remove_tree(folder)
 
 
@@ -249,9 +249,15 @@ def _read_checked(path: Path) -> TrainerState:
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise InputError("its manifest is of another format")
     listed = manifest.get("files")
-    if not isinstance(listed, dict) or "state.json" not in listed or any(
-        not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"} or not is_file_name(name)
-        for name, entry in listed.items()
+    if (
+        not isinstance(listed, dict)
+        or "state.json" not in listed
+        or any(
+            not isinstance(entry, dict)
+            or set(entry) != {"bytes", "sha256"}
+            or not is_file_name(name)
+            for name, entry in listed.items()
+        )
     ):
         raise InputError("its manifest has other keys than this version writes")
     for name, entry in listed.items():

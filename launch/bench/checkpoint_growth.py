@@ -72,7 +72,8 @@ def main() -> None:
     growth = (after["resident_bytes"] - before["resident_bytes"]) / (options.checkpoints - first)
     report(
         "checkpoint_growth", TARGET_BYTES / max(1.0, growth), 1.0,
-        checkpoints=options.checkpoints, bytes_a_checkpoint=round(growth), after_a_tenth=before, after_all=after,
+        checkpoints=options.checkpoints, bytes_a_checkpoint=round(growth),
+        after_a_tenth=before, after_all=after,
     )  # fmt: skip
 
 

@@ -5,10 +5,10 @@
 
 The documents of a folder (or generated ones) again and again, each time cut elsewhere, put together
 the other way round and with a number of its own, so that no two are the same. The chain runs twice,
-on a tenth of the documents and on all, each stage by its command in a process of its own. Its memory
-is the largest sum of the resident memory of all its processes, looked at ten times a second; what
-each further document takes is the difference between the two runs. The last line is JSON; its ratio
-is the 1,024 bytes that a further document may take to what it takes.
+on a tenth of the documents and on all, each stage by its own command. Its memory is the largest sum
+of the resident memory of all its processes, looked at ten times a second; what each further
+document takes is the difference between the two runs. The last line is JSON; its ratio is the 1,024
+bytes that a further document may take to what it takes.
 """
 
 from __future__ import annotations
@@ -74,13 +74,12 @@ def run_stage(stage: str, options: list[str]) -> dict[str, Any]:
 
 def _resident(pid: int) -> list[int]:
     """Bytes of resident memory of a process and of each below it."""
-    sizes = []
+    sizes: list[int] = []
     try:
         root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            sizes.append(process.memory_info().rss)
+        sizes += (p.memory_info().rss for p in [root, *root.children(recursive=True)])
     except psutil.NoSuchProcess:
-        pass
+        pass  # one ended meanwhile; the next look will do
     return sizes
 
 

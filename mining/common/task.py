@@ -280,9 +280,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dic
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
-    )
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         missing = set(columns) - set(reader.fieldnames or ())
         rows = list(reader)

@@ -32,8 +32,8 @@ def read_yaml(path: Path) -> Any:
 
 def parse_yaml(text: str, place: str) -> Any:
     """The value of a YAML text; InputError names the `place` it is from."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -42,8 +42,6 @@ def parse_yaml(text: str, place: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         shown = " ".join(str(error).split())
         raise InputError(f"{place}: not valid YAML ({shown})") from None
-    finally:
-        loader.dispose()
 
 
 def _count_values(node: yaml.Node, known: dict[int, int | None], place: str) -> int:

@@ -195,15 +195,13 @@ def test_redirections_are_not_followed(
     assert {path for path, _, _ in endpoint.seen} == {"/v1/chat/completions"}
 
 
-def test_an_answer_may_hold_any_characters(
-    endpoint: _Server, task: Task, tmp_path: Path
-) -> None:
+def test_an_answer_may_hold_any_characters(endpoint: _Server, task: Task, tmp_path: Path) -> None:
     """JSON can spell half a character; a name of a file in it is but text."""
     said = b'{"choices": [{"message": {"content": "\\ud800 ../../x <script>"}}]}'
     endpoint.script = [(200, said)]
     verdicts = ask(task, judge_settings(endpoint.server_port, workers=1), tmp_path / "cache")
     assert verdicts[0].answer == "? ../../x <script>"
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "task"}
 
 
 def test_answers_that_are_none_are_told(

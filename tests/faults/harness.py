@@ -28,15 +28,11 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "spark": ("--engine.kind", "spark", "--engine.spark.master", "local[2]"),
     "slurm": ("--engine.kind", "slurm", "--engine.workers", "2"),
 }
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 1800.0
 # Stands in the environment of every command; no output may hold it.
 SECRET = "sk-PlantedSecret0123456789abcdefPlantedSecre"
-SECRETS = {
-    name: SECRET
-    for name in (
-        "WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD",
-    )
-}  # fmt: skip
+NAMES = ("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD")
+SECRETS = dict.fromkeys(NAMES, SECRET)
 
 
 @dataclass
@@ -77,9 +73,12 @@ def pivots(log: Path, *arguments: str, **environment: str) -> Started:
             stderr=subprocess.STDOUT,
             cwd=REPOSITORY,
             env={
-                **os.environ, **SECRETS, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled",
+                **os.environ,
+                **SECRETS,
+                "OMP_NUM_THREADS": "1",
+                "WANDB_MODE": "disabled",
                 **environment,
-            },  # fmt: skip
+            },
         )
     return Started(process, log)
 
@@ -98,8 +97,10 @@ class Chain:
 
     def prepare(self) -> None:
         """Make the unbroken run; nothing where it is there."""
+        self.root.mkdir(parents=True, exist_ok=True)
         pivots(
-            self.root / "base.log", "run", str(self.config), "--out", str(self.base), *ENGINES["local"]
+            self.root / "base.log", "run", str(self.config), "--out", str(self.base),
+            *ENGINES["local"],
         ).finish()  # fmt: skip
 
     def part(self, stage: str) -> Path:

@@ -5,9 +5,10 @@
     python -m tests.faults.kills --kills 20 --signal SIGTERM
     python -m tests.faults.kills --kills 20 --stage count --victim worker
 
-A trial is a fresh folder whose run is killed once, twice or three times, each time at a moment drawn
-evenly from the stage's own duration, and then left alone. With --victim worker one of the engine's
-own processes is killed instead, and the run must come through by itself. One JSON line a stage:
+A trial is a fresh folder whose run is killed once, twice or three times, each time at a moment
+drawn evenly from the stage's own duration, and then left alone. With --victim worker one of the
+engine's own processes is killed instead, and the run must come through by itself. One JSON line a
+stage:
 
     kills                    signals that found the run at work
     same_bytes               trials whose output is that of the unbroken run, byte for byte
@@ -116,9 +117,7 @@ def kill_runs(
     return found
 
 
-def kill_workers(
-    chain: Chain, stage: str, engine: str, kills: int, draw: random.Random
-) -> Trials:
+def kill_workers(chain: Chain, stage: str, engine: str, kills: int, draw: random.Random) -> Trials:
     """Trials of one stage in each of which one of the engine's processes is killed."""
     found = Trials(seconds_at_work(chain.base / chain.part(stage)))
     while found.kills < kills and found.misses < MISSES:

@@ -1,4 +1,4 @@
-"""Good records and files, and what accidents and attackers make of them. Everything from one seed."""
+"""Good records and files, and what accidents and attackers make of them."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def _noise(draw: random.Random, data: bytes) -> bytes:
 
 
 SPLINTERS = (
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\\ud800", b"\\u0000", b"\r", b"\n", b"\x85",
-    b"\xe2\x80\xa8", b'"', b"{", b"}}", b"[[[[", b"\\", b",", b"1e999", b"NaN", b"null", b"/*", b"\x1a",
+    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\\ud800", b"\\u0000", b"\r", b"\n",
+    b"\x85", b"\xe2\x80\xa8", b'"', b"{", b"}}", b"[[[[", b"\\", b",", b"1e999", b"NaN", b"null",
+    b"/*", b"\x1a",
     "é".encode("latin-1"), "日本".encode("shift_jis"), "text".encode("utf-16"),
 )  # fmt: skip
 

@@ -6,8 +6,8 @@
 Three of four records are mutated (tests/faults/mutate.py); they come as JSONL, gzip and zstd, the
 archives in several members, and as Parquet and Arrow; of every other file the bytes are damaged as
 well. The command checks that the stage ends, that records = documents + quarantined + dropped for
-each file, that the quarantine has a line with place and reason for each quarantined record, and that
-nothing but the output folder was written. The last line is JSON.
+each file, that the quarantine has a line with place and reason for each quarantined record, and
+that nothing but the output folder was written. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every stage killed at random moments, here a few times; tests/faults/kills.py does it many times."""
+"""Every stage killed at random moments, a few times; tests/faults/kills.py does it often."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_killed_stage_gives_the_bytes_of_an_unbroken_one(chain: Chain, stage: 
     assert not found.different, (SEED, found.different)
 
 
-@pytest.mark.parametrize("stage", ("tokenize", "count", "mix", "train", "trace"))
+@pytest.mark.parametrize("stage", ["tokenize", "count", "mix", "train", "trace"])
 def test_so_does_one_that_is_asked_to_end(chain: Chain, stage: str) -> None:
     draw = random.Random(f"{SEED}/{stage}/SIGTERM")
     found = kill_runs(chain, stage, "local", signal.SIGTERM, 1, draw)
@@ -49,7 +49,7 @@ def test_a_training_goes_on_after_one_of_its_ranks_is_killed(chain: Chain) -> No
     unbroken = start(settings(chain.root, "one", steps), "ddp", 1)
     options = settings(chain.root, "ranks", steps)
     metrics = chain.root / "ranks" / "train" / "pivot" / "0" / "metrics.jsonl"
-    assert unbroken.wait(timeout=300) == 0
+    assert unbroken.wait(timeout=1800) == 0
     process = start(options, "ddp", 2)
     end = time.monotonic() + 300
     while last_step(metrics) < 15:
@@ -59,8 +59,8 @@ def test_a_training_goes_on_after_one_of_its_ranks_is_killed(chain: Chain) -> No
     ranks = [p for p in psutil.Process(process.pid).children() if "train" in p.cmdline()]
     assert len(ranks) == 2
     random.Random(SEED).choice(ranks).kill()
-    assert process.wait(timeout=120) != 0
+    assert process.wait(timeout=600) != 0
     again = start(options, "ddp", 2)
-    assert again.wait(timeout=300) == 0
+    assert again.wait(timeout=1800) == 0
     one = chain.root / "one" / "train" / "pivot" / "0"
     assert differences(metrics.parent, one)["loss_difference"] <= TOLERANCE

@@ -16,6 +16,7 @@ import pytest
 from mining.common.stage import MANIFEST, read_manifest
 from tests.conftest import folder_bytes
 from tests.faults.harness import CHAIN, SECRET, Chain, is_done, pivots, wait_until_at_work
+from tests.mining.test_documents import read_long_line
 
 pytestmark = pytest.mark.faults
 FULL, BUSY, DAMAGED = 7, 4, 3
@@ -52,7 +53,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(
     for share in (0.1, 0.5, 0.9):
         remount(small_disk, f"size={max(8 << 10, int(size * share))}")
         started = chain.start(stage, small_disk / "run", log=log / f"{share}")
-        codes.append(started.process.wait(timeout=300))
+        codes.append(started.process.wait(timeout=1800))
         text = started.log.read_text()
         if is_done(small_disk / "run" / chain.part(stage)):
             break  # it needs less than its files' sizes add up to
@@ -65,11 +66,11 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(
     assert not chain.differences(stage, small_disk / "run")
 
 
-@pytest.mark.parametrize("stage", ("tokenize", "count", "train", "report"))
+@pytest.mark.parametrize("stage", ["tokenize", "count", "train", "report"])
 def test_a_read_only_output_is_told(chain: Chain, small_disk: Path, stage: str) -> None:
     remount(small_disk, "ro")
     started = chain.start(stage, small_disk / "run", log=small_disk.parent / "log")
-    assert started.process.wait(timeout=120) == FULL
+    assert started.process.wait(timeout=600) == FULL
     assert "Read-only file system" in started.log.read_text()
     assert "Traceback" not in started.log.read_text()
 
@@ -92,7 +93,7 @@ def test_a_document_file_that_vanishes_is_named_and_missed_by_nobody(
         time.sleep(0.001)
     away = tmp_path / names[-1]
     (corpus / names[-1]).rename(away)
-    assert started.process.wait(timeout=120) == FULL
+    assert started.process.wait(timeout=600) == FULL
     text = started.log.read_text()
     assert names[-1] in text
     assert "No such file" in text
@@ -108,7 +109,7 @@ def test_of_two_commands_on_one_output_the_second_says_who_holds_it(
     first = chain.start("train", tmp_path / "run", log=tmp_path / "one")
     assert wait_until_at_work(first, tmp_path / "run" / chain.part("train"))
     second = chain.start("train", tmp_path / "run", log=tmp_path / "two")
-    assert second.process.wait(timeout=120) == BUSY
+    assert second.process.wait(timeout=600) == BUSY
     assert f"`pivots train` (process {first.process.pid} on " in second.log.read_text()
     first.finish()
     assert not chain.differences("train", tmp_path / "run")
@@ -133,7 +134,7 @@ def test_a_flipped_bit_is_found_by_its_checksum_and_named(
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(bytes(data))
         started = pivots(tmp_path / "log", "verify", str(folder))
-        assert started.process.wait(timeout=60) == DAMAGED
+        assert started.process.wait(timeout=600) == DAMAGED
         assert f"{path}: content differs from its manifest" in started.log.read_text()
         path.write_bytes(good)
     pivots(tmp_path / "log", "verify", str(folder)).finish()
@@ -146,9 +147,7 @@ def test_no_secret_of_the_environment_is_in_any_output(chain: Chain, tmp_path: P
     )
     started.finish()
     assert list((tmp_path / "run").rglob("*.wandb"))
-    files = [
-        path for root in (chain.root, tmp_path) for path in root.rglob("*") if path.is_file()
-    ]
+    files = [path for root in (chain.root, tmp_path) for path in root.rglob("*") if path.is_file()]
     assert len(files) > 100
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
@@ -178,7 +177,7 @@ def test_a_shard_of_which_a_bit_flipped_stops_the_next_stage(chain: Chain, tmp_p
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     started = chain.start("count", tmp_path / "run", "local", f"--inputs.tokenize={copy}")
-    assert started.process.wait(timeout=120) == DAMAGED
+    assert started.process.wait(timeout=600) == DAMAGED
     assert f"{path}: is damaged" in started.log.read_text()
     assert not is_done(tmp_path / "run" / "count")
 
@@ -187,9 +186,19 @@ def test_other_peoples_names_lead_nowhere(chain: Chain, tmp_path: Path) -> None:
     """Ids, sources, groups and languages that are paths: text in a table, or in quarantine."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    ways = ["../../escaped", "/tmp/escaped-by-an-id", "..", "a/../../../b", "x\0y", "~root", "C:\\x"]
+    ways = [
+        "../../escaped",
+        "/tmp/escaped-by-an-id",
+        "..",
+        "a/../../../b",
+        "x\0y",
+        "~root",
+        "C:\\x",
+    ]
     lines = [
-        json.dumps({"id": f"{way}{k}", "text": f"LA text {k}", "lang": "la", "source": way, "group": way})
+        json.dumps(
+            {"id": f"{way}{k}", "text": f"LA text {k}", "lang": "la", "source": way, "group": way}
+        )
         for k, way in enumerate(ways)
     ]
     lines += [json.dumps({"id": f"l{k}", "text": "t", "lang": way}) for k, way in enumerate(ways)]
@@ -202,3 +211,8 @@ def test_other_peoples_names_lead_nowhere(chain: Chain, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"corpus", "run"}
     assert {p.name for p in out.iterdir()} == {"log", "tokenize"}
     assert (out / "tokenize" / MANIFEST).is_file()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_line_of_a_gigabyte(tmp_path: Path, suffix: str) -> None:
+    read_long_line(tmp_path, suffix, 1 << 30)

@@ -109,7 +109,11 @@ def test_unknown_keys_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("languages: {a: A, b: B}", 'languages: {a: A, "../../b": B}', r"languages: found '\.\./\.\./b'"),
+        (
+            "languages: {a: A, b: B}",
+            'languages: {a: A, "../../b": B}',
+            r"languages: found '\.\./\.\./b'",
+        ),
         ("languages: {a: A, b: B}", "languages: {a: A, no: Norwegian}", "in quotes"),
         ("languages: {a: A, b: B}", "languages: [a, b]", "languages: found"),
         ('" {target}"', '" {target.__class__}"', r"answer: found \{target\.__class__"),

@@ -28,6 +28,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: {", "not valid YAML"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
         ("? [a]\n: 1", "not valid YAML"),
+        ("a: \x07", "not valid YAML"),
     ],
 )
 def test_what_is_refused_is_refused_at_once(tmp_path: Path, text: str, message: str) -> None:
