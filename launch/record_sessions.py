@@ -79,7 +79,12 @@ class Session:
         import pyspark
 
         spark = str(Path(pyspark.__file__).parent / "bin") + "/"
-        names = {self.here: "~/experiments", spark: "", sys.executable: "python", str(ROOT): "~/pivots"}
+        names = {
+            self.here: "~/experiments",
+            spark: "",
+            sys.executable: "python",
+            str(ROOT): "~/pivots",
+        }
         text = "\n".join(self.lines)
         for name in sorted(names, key=len, reverse=True):
             text = text.replace(name, names[name])
