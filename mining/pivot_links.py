@@ -76,7 +76,7 @@ def read_links(
     edge: float,
     n_threads: int = 1,
 ) -> Links:
-    """Stream the pairs of a `count` folder through the kernel; an edge is at least `edge` strong."""
+    """Stream a `count` folder's pairs through the kernel; an edge is at least `edge` strong."""
     n_items, n_languages, most = len(items.doc_freq), len(items.languages), n_strongest(settings)
     n_bytes = 16 * n_items * n_languages * (most + 1)
     n_threads = max(1, min(n_threads, MAX_LINKS_BYTES // n_bytes))
