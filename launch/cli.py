@@ -32,7 +32,7 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
 {stages}
 {tools}
   pivots experiment world  the claim as a controlled experiment: arms and seeds of a generated
-                           world, and a page with the answer
+                           world, and a page with the answer; `experiment text`: of a corpus
   pivots compare RUN RUN   several runs side by side, with paired intervals: a page in --out
   pivots inspect WHAT      an item, two words, or a document's id: counts, neighbours, contexts,
                            and why it is a pivot or scores as it does
@@ -48,8 +48,9 @@ configs/quickstart.yaml.
 
 Exit codes: 0 done; 1 failed; 2 a wrong setting or command line; 3 an input is missing or of the
 wrong kind; 4 another process is writing there; 5 an optional package is missing; 6 a task on
-another machine failed, or a training diverged; 130 interrupted; 143 ended by SIGTERM. After 4, 6,
-130 and 143 the same command goes on from there.
+another machine failed, or a training diverged; 7 trouble of the machine (a full or read-only disk,
+missing rights); 130 interrupted; 143 ended by SIGTERM. After 4, 6, 7, 130 and 143 the same command
+goes on from there.
 """
 
 

@@ -43,7 +43,7 @@ def dashboard(config: RunConfig) -> str:
 def evaluated(out: Path) -> tuple[list[str], list[str]]:
     """Languages and directions (en-fr) of a run's evaluations."""
     found: dict[str, None] = {}
-    for path in sorted((out / "evaluate").rglob("summary.json")):
+    for path in sorted(out.rglob("evaluate/**/summary.json")):
         found |= dict.fromkeys(read_json(path)["directions"])
     if not found:
         raise InputError(f"{out}: holds no evaluation; run `pivots evaluate` first, or set --out")

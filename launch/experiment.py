@@ -131,12 +131,16 @@ def text_experiment(config: RunConfig, command: str) -> str:
         )
     from launch.pipeline import Plan
 
-    out, plan = Path(config.out), Plan(config)
+    from launch.watch import Watch
+
+    out, plan, watch = Path(config.out), Plan(config), Watch(config)
     save_config(config, out / "config.yaml")
     for job in plan.jobs():
         if job.stage in MINED:
             log.info("experiment: %s", job.name)
             job.run()
+            watch.stage(job)
+    watch.close()
     mined = {stage: str(plan.folder(stage)) for stage in MINED}
     seeds = [seed_config(config, seed) for seed in config.seeds]
     shared = [dataclasses.replace(one, inputs={**one.inputs, **mined}) for one in seeds]

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from launch.config import STAGES
-from mining.common.errors import SettingsError, check_setting
+from mining.common.errors import InputError, SettingsError, check_setting
+from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "launch"
@@ -42,7 +41,7 @@ class JobSettings:
             means all of them.
         cpus: cores on each machine.
         memory: memory on each machine, as sbatch writes it (64G); 0 takes all of it.
-        time: wall-clock limit, as sbatch writes it (4:00:00).
+        time: wall-clock limit, as sbatch writes it ("4:00:00", in quotes).
         partition: partition; null takes the cluster's default.
         options: further sbatch options, name -> value ({"gpus-per-node": "8", "exclusive": ""}).
     """
@@ -161,9 +160,9 @@ def load_profile(name: str) -> Profile:
 
     path = _find(name)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raw = read_yaml(path)
+    except InputError as error:
+        raise SettingsError(str(error)) from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise SettingsError(f"{path}: found no mapping, expected keys such as kind: slurm")
     fields = {f.name for f in dataclasses.fields(Profile)}
@@ -189,7 +188,10 @@ def _find(name: str) -> Path:
     shipped = FOLDER / f"{name}.yaml"
     if not shipped.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise SettingsError(f"--on {name}: no such file, nor a shipped profile ({known})")
+        raise SettingsError(
+            f"--on {name}: no such file, nor a shipped profile ({known}); those of "
+            "the repository's configs/launch are a start"
+        )
     return shipped
 
 
@@ -199,7 +201,7 @@ def _with_defaults(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     found = {}
     for stage, own in stages.items() if isinstance(stages, dict) else ():
         if not isinstance(own, dict) or not isinstance(common, dict):
-            raise SettingsError(f"{path}: stages.{stage}: expected keys such as time: 4:00:00")
-        options = {**common.get("options", {}), **own.get("options", {})}
+            raise SettingsError(f"{path}: stages.{stage}: expected keys such as cpus: 4")
+        options = {**(common.get("options") or {}), **(own.get("options") or {})}
         found[stage] = {**common, **own, "options": options}
     return found

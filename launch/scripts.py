@@ -120,6 +120,8 @@ def node_lines(step: Step, site: Site) -> list[str]:
     return [
         *begin_script(f"{step.stage}: what each machine of the job runs.", site, []),
         *environment_lines(site),
+        "# How long torchrun waits for its processes after SIGTERM.",
+        f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={site.profile.grace_seconds}",
         'logs="$PIVOTS_LOGS/node-$PIVOTS_NODE"',
         'mkdir -p "$logs"',
         f"exec {_prefix(site)}{shlex.join(launcher)} \\",

@@ -22,6 +22,7 @@ from launch.pipeline import Job, Plan
 from launch.slurm_chain import JOBS
 from mining.common.errors import InputError, TaskError
 from mining.common.files import read_json
+from mining.common.logs import log
 from mining.common.slurm_jobs import list_queue
 from mining.common.stage import LOCK, MANIFEST, RUN, WORK
 
@@ -82,7 +83,8 @@ def run_status(run: Path) -> list[StageStatus]:
     try:
         queue = list_queue(set(submitted.values())) if submitted else []
     except (FileNotFoundError, TimeoutError):
-        queue = []  # Slurm cannot be asked from here
+        queue, submitted = [], {}  # where nobody knows, a job must not pass for a failed one
+        log.warning("Slurm cannot be asked from here: what it runs or holds back is not shown")
     stages = []
     for stage in dict.fromkeys(job.stage for job in jobs):
         own = [(state, reason) for number, state, reason in queue if number == submitted.get(stage)]
@@ -110,18 +112,18 @@ def _stage(
         return found
     begun = [job for job in jobs if job not in finished and (job.folder / WORK).is_dir()]
     working = [job for job in begun if _is_held(job.folder)]
-    log = _newest_log(logs, stage)
-    why = _last_error(log)
+    newest = _newest_log(logs, stage)
+    why = _last_error(newest)
     if any(state != "PD" for state, _ in queue) or working:
         found.state = "running"
     elif queue:
         found.state = "waiting"
         if reasons := sorted({reason for _, reason in queue} - {"Dependency", "None"}):
             found.notes.append(f"Slurm job {number} waits: {', '.join(reasons)}")
-    elif log is not None and (number is not None or why):
+    elif newest is not None and (number is not None or why):
         found.state = "failed"
         found.failed = len(jobs) - len(finished)
-        found.notes.append(f"{why or 'ended without a word of its own'}; its log is {log}")
+        found.notes.append(f"{why or 'ended without a word of its own'}; its log is {newest}")
     elif begun:
         found.state = "stopped"
     if found.state == "running":
@@ -205,10 +207,11 @@ def _last_timing(path: Path) -> dict[str, float] | None:
 
 
 def _newest_log(logs: Path, stage: str) -> Path | None:
-    """The newest log of a stage's jobs."""
+    """The newest log of a stage's jobs, and of an array's one that ends with an error."""
     number = list(STAGES).index(stage) + 1
     found = [path for path in logs.glob(f"{number:02d}-{stage}*") if path.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    failed = [path for path in found if _last_error(path)]
+    return max(failed or found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _last_error(log: Path | None) -> str | None:

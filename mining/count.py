@@ -93,7 +93,8 @@ def run_count(
         try:
             expected = given.estimate(settings, memory, engine, sample)
             log.info("count: expected to take %.3g s", expected.seconds)
-        except InputError as error:  # other documents may hold what the sample lacks
+        except (InputError, OSError, RuntimeError) as error:
+            # Other documents may hold what the sample lacks; it has files of its own, and a fit.
             log.info("count: no estimate (%s)", error)
     started = time.perf_counter()
     reset_peak()
@@ -203,9 +204,11 @@ def plan_count(
 
 def _check_job(memory: MemoryPlan, engine: EngineSettings) -> None:
     """Raise SettingsError where a Slurm job has less memory than a task may take."""
-    if engine.kind != "slurm":
-        return
     slurm = engine.slurm
+    if engine.kind != "slurm" or {"mem", "mem-per-cpu", "cpus-per-task", "exclusive"} & set(
+        slurm.options
+    ):
+        return  # what a job has then is the site's to say
     has = slurm.cpus_per_task * slurm.mem_per_cpu_gb << 30
     if memory.bytes > has:
         wanted = -(-memory.bytes // (slurm.cpus_per_task << 30))

@@ -29,7 +29,7 @@ from mining.common.files import write_text
 from mining.common.logs import Ticker, progress
 from mining.engine_settings import EngineSettings
 from mining.spark_session import spark_session
-from mining.tasks import Task, marker_path, missing_tasks
+from mining.tasks import Task, marker_path, missing_tasks, note_tasks
 
 POLL_SECONDS = 0.5
 # What a job hands back: nothing for a task that is done, else its PivotsError, pickled, or nothing
@@ -110,6 +110,7 @@ def run_spark_tasks(
     """
     site = open_site(folder)
     missing = missing_tasks(site.folder, n_tasks)
+    note_tasks(site.folder, n_tasks)
     if missing:
         work = functools.partial(_run_ranks, task=task, ranks=missing, n_tasks=n_tasks, site=site)
         frame = on_executors(one_row_each(engine, len(missing)), work, ERROR_COLUMNS)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mining.common.files import write_json
 from mining.common.logs import Ticker, progress
 from mining.engine_settings import EngineSettings
 from mining.threads import run_in_threads
@@ -40,6 +41,11 @@ def missing_tasks(folder: Path, n_tasks: int) -> tuple[int, ...]:
     return tuple(rank for rank in range(n_tasks) if not marker_path(folder, rank).exists())
 
 
+def note_tasks(folder: Path, n_tasks: int) -> None:
+    """Leave word of how many tasks there are, where datatrove does (`pivots status` reads it)."""
+    write_json(folder / "executor.json", {"world_size": n_tasks})
+
+
 def run_tasks(
     title: str,
     task: Task,
@@ -64,6 +70,7 @@ def run_tasks(
 
         run_spark_tasks(title, task, n_tasks, folder, engine)
         return
+    note_tasks(folder, n_tasks)
     workers = max(1, min(engine.worker_count(), n_tasks))
     with progress(title, n_tasks, "tasks") as ticker:
         stop = threading.Event()

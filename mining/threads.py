@@ -40,7 +40,9 @@ def run_in_threads(call: Callable[[int], object], numbers: Iterable[int], n_thre
                     except IndexError:
                         break
                     call(number)
-            except Exception as raised:
+            except _StopThread:
+                raise
+            except BaseException as raised:  # a panic in Rust is no Exception
                 error = raised
             ended.put(error)
 
@@ -54,7 +56,8 @@ def run_in_threads(call: Callable[[int], object], numbers: Iterable[int], n_thre
     except BaseException:
         waiting.clear()
         for thread in threads:
-            _stop(thread)
+            if thread.is_alive():
+                _stop(thread)
         raise
     finally:
         for thread in threads:

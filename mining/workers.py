@@ -142,7 +142,7 @@ def _serve(connection: Any, lifeline: Any, work: Callable[[int], object]) -> Non
             return
         try:
             work(rank)
-        except Exception as error:
+        except BaseException as error:  # a panic in Rust is no Exception
             connection.send(_portable(error))
         else:
             connection.send(None)
@@ -154,7 +154,7 @@ def _end_with(lifeline: Any) -> None:
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def _portable(error: BaseException) -> BaseException:
     """The exception as another process can have it, with the place where it was raised."""
     place = traceback.format_exc()
     try:

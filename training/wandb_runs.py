@@ -87,9 +87,15 @@ def open_run(
         mode=mode,
         dir=str(folder),
         config=dict(config),
+        # A run never waits long for W&B: what is not sent by then is on disk for `wandb sync`.
         settings=wandb.Settings(
-            silent=True, console="off", save_code=False, disable_git=True, init_timeout=60
-        ),
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            init_timeout=60,
+            finish_timeout=120,
+        ),  # fmt: skip
     )
 
 
@@ -119,12 +125,9 @@ def use_inputs(run: Any, folder: Path) -> None:
 
 def use_artifact(run: Any, artifact: Any) -> None:
     """Name an artifact as an input of the run; logged first where W&B does not have it yet."""
-    if run.offline:
-        # The public method refuses offline, since it gives back what the service has. What it does
-        # for a new artifact is this, and it is written down for `wandb sync`.
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-    else:
-        run.use_artifact(artifact)
+    # The public method refuses offline, and online waits for the service without a limit, since it
+    # gives back what that has. What it does for a new artifact is this.
+    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
 
 def stage_artifact(folder: Path) -> Any:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mining.common.errors import InputError
@@ -77,6 +77,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # numbers or brackets without end
         raise InputError(f"{path}: not JSON that can be read ({error})") from None
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is one that `atomic_path` writes, and that a killed process may have left."""
+    last = PurePosixPath(name).name
+    return last.startswith(".") and last.endswith(".tmp")
 
 
 def remove_leftovers(folder: Path) -> None:

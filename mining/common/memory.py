@@ -23,7 +23,11 @@ def resident_bytes() -> int:
 def _family(pid: int) -> Iterator[int]:
     """A process and its descendants; those that end meanwhile are left out."""
     yield pid
-    for path in (PROC / str(pid) / "task").glob("*/children"):
+    try:
+        paths = list((PROC / str(pid) / "task").glob("*/children"))
+    except OSError:  # it ended meanwhile
+        return
+    for path in paths:
         for child in _words(path):
             yield from _family(int(child))
 

@@ -33,6 +33,7 @@ from mining.common.errors import BusyError, InputError, MismatchError
 from mining.common.files import (
     dump_json,
     read_json,
+    is_temporary,
     remove_leftovers,
     remove_tree,
     sha256_file,
@@ -274,11 +275,12 @@ class StageRun:
         Files named in `unhashed` (times, logs) stay in the folder but are not part of its content;
         a name with a final slash means all files below that folder. `noted` goes to run.json.
         """
-        names = [
-            name
-            for name in sorted(_files(self.out, (f"{WORK}/", *unhashed)))
-            if name not in (RUN, LOCK, *unhashed)
-        ]
+        names = []
+        for name in sorted(_files(self.out, (f"{WORK}/", *unhashed))):
+            if is_temporary(name):  # of a worker that was killed alone
+                (self.out / name).unlink(missing_ok=True)
+            elif name not in (RUN, LOCK, *unhashed):
+                names.append(name)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             hashes = pool.map(sha256_file, [self.out / name for name in names])
             outputs = {

@@ -39,7 +39,9 @@ def parse_yaml(text: str, place: str) -> Any:
             return None
         _count_values(node, {}, place)
         return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (
+        yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError,
+    ) as error:  # fmt: skip
         shown = " ".join(str(error).split())
         raise InputError(f"{place}: not valid YAML ({shown})") from None
 

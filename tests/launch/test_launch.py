@@ -21,6 +21,7 @@ from launch.status import run_status
 from launch.steps import READS, find_steps
 from mining.common.errors import SettingsError
 from mining.common.stage import read_manifest
+from mining.tasks import note_tasks
 from tests.conftest import REPOSITORY
 from tests.training.conftest import write_mix
 
@@ -254,7 +255,7 @@ def test_status_of_stages_at_work(here: Path) -> None:
     holder = f"`pivots x` (process {os.getpid()} on {os.uname().nodename})"
     tasks = run / "tokenize" / ".work" / "tasks"
     (tasks / "completions").mkdir(parents=True)
-    (tasks / "executor.json").write_text('{"world_size": 5}')
+    note_tasks(tasks, 5)
     for rank in range(2):
         (tasks / "completions" / f"{rank:05d}").touch()
     (run / "tokenize" / ".lock").write_text(holder)

@@ -29,10 +29,10 @@ SMALL = [
 
 
 def queue() -> list[str]:
-    """The names of our jobs that wait or run."""
-    names = subprocess.check_output(["squeue", "--noheader", "--format=%j"], text=True)
-    ours = ("pivots-", "pivots tokenize")
-    return [name for name in names.splitlines() if name.startswith(ours)]
+    """The names of this test's jobs that wait or run."""
+    found = subprocess.check_output(["squeue", "--noheader", "--format=%Z|%j"], text=True)
+    rows = [line.split("|", 1) for line in found.splitlines()]
+    return [name for folder, name in rows if folder == str(Path.cwd())]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 1500) -> None:
@@ -59,11 +59,11 @@ def has_checkpoint(arm: str) -> bool:
 def ranks_of(arm: str) -> list[psutil.Process]:
     """The processes of an arm's training, the launcher not among them."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []
         if "launch.cli" in line and "train" in line and f'["{arm}/0"]' in line:
             found += [process] if "torch.distributed.run" not in line else []
-    return [process for process in found if process.cwd() == str(Path.cwd())]
+    return [process for process in found if process.info["cwd"] == str(Path.cwd())]
 
 
 @pytest.mark.slow

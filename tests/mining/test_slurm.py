@@ -164,12 +164,13 @@ def test_a_killed_task_is_redone_alone(tmp_path: Path) -> None:
 
 
 DRIVER = """
-import sys
+import signal, sys
 from functools import partial
 from pathlib import Path
 from mining.common.stage import begin
 from mining.tasks import run_tasks
 from tests.mining.test_slurm import SLURM, hang_at_first
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test in the background lacks
 folder = Path(sys.argv[1])
 run = begin("test", folder / "out", {"value": 1}, {})
 task = partial(hang_at_first, folder=folder, hanging=(0, 1))
@@ -201,7 +202,7 @@ def test_an_interrupted_run_leaves_no_job(tmp_path: Path, number: signal.Signals
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=REPOSITORY)
     pid = wait_for_pid(tmp_path / "starts-0")
     driver.send_signal(number)
-    driver.wait()
+    driver.wait(timeout=120)
     assert not is_alive(pid)
     assert queued_jobs() == ""
 

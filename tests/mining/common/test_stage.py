@@ -52,6 +52,17 @@ def test_done_stage_is_not_redone_and_a_changed_setting_is_named(
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_the_temporary_file_of_a_killed_worker_is_no_output(tmp_path: Path) -> None:
+    run = begin("count", tmp_path / "count", {}, {})
+    assert run is not None
+    left = tmp_path / "count" / "pairs" / ".00000.parquet.12.ab12cd34.tmp"
+    left.parent.mkdir()
+    left.write_text("half")
+    (tmp_path / "count" / "a.txt").write_text("x")
+    assert set(run.finish({}).outputs) == {"a.txt"}
+    assert not left.exists()
+
+
 def test_missing_or_cut_output_is_noticed(tmp_path: Path) -> None:
     out = tmp_path / "count"
     finish(out)
