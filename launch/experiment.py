@@ -130,7 +130,6 @@ def text_experiment(config: RunConfig, command: str) -> str:
             "corpus has no such arm"
         )
     from launch.pipeline import Plan
-
     from launch.watch import Watch
 
     out, plan, watch = Path(config.out), Plan(config), Watch(config)

@@ -95,7 +95,7 @@ def open_run(
             disable_git=True,
             init_timeout=60,
             finish_timeout=120,
-        ),  # fmt: skip
+        ),
     )
 
 

@@ -32,8 +32,8 @@ from typing import IO, Any, Protocol
 from mining.common.errors import BusyError, InputError, MismatchError
 from mining.common.files import (
     dump_json,
-    read_json,
     is_temporary,
+    read_json,
     remove_leftovers,
     remove_tree,
     sha256_file,
