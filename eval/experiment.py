@@ -134,7 +134,8 @@ def compute(
     control = _find(effects, *CONTRASTS[0], CONTROL)
     broken = primary[1] if len(primary) > 1 else None
     twice = _find(effects, "pivot", "random-twice", PRIMARY)
-    verdict, conclusion = conclude(primary[0], broken, control, twice)
+    gain = _find(effects, "broken-pivot", "random", PRIMARY)
+    verdict, conclusion = conclude(primary[0], broken, control, twice, gain)
     layers = read_layers(folders("trace"))
     return Findings(
         arms=tuple(arms),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from eval.report_page import Cell, Note, Page, Table
 
 # Longer tables are for looking things up, on the page and as Parquet.
-MAX_ROWS = 40
+MAX_ROWS = 100
 LEFT_OUT = ("world", "seeds")
 
 

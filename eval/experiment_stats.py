@@ -174,12 +174,13 @@ def effect(
 
 def conclude(
     over_random: Effect, over_broken: Effect | None, control: Effect | None,
-    over_twice: Effect | None = None,
+    over_twice: Effect | None = None, broken_gain: Effect | None = None,
 ) -> tuple[Verdict, str]:  # fmt: skip
     """The verdict and one plain sentence, from the primary effects and the negative control.
 
     Both primary effects have to hold for the claim, so neither needs a correction for the other.
-    `over_twice`: pivot minus random with twice the budget.
+    `over_twice`: pivot minus random with twice the budget; `broken_gain`: broken-pivot minus
+    random, which tells whether the tie does all of the work.
     """
     gain = in_points(over_random.estimate)
     if over_random.estimate.n == 0:
@@ -218,8 +219,12 @@ def conclude(
     elif over_broken.verdict() == "better":
         text += (
             f", and by {in_points(over_broken.estimate)} over the same documents with the pivots' "
-            "cross-lingual tie broken: the tie does the work, not something that comes with it"
+            "cross-lingual tie broken: the tie does "
         )
+        if broken_gain is not None and broken_gain.verdict() == "better":
+            text += f"a part of the work; the broken mix gains {in_points(broken_gain.estimate)}"
+        else:
+            text += "the work, not something that comes with it"
     else:
         text += (
             "; over the same documents with the pivots' cross-lingual tie broken the difference "

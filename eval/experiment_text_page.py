@@ -251,7 +251,9 @@ def _seeds(found: TextFindings, command: str) -> Section:
         id="seeds",
         title="Seeds and commands",
         reads="Each line is one draw of the mixes with its trainings.",
-        limits="The corpus is the same for all seeds: intervals say nothing about other corpora.",
+        limits="The corpus, its pivots and the concepts asked are the same for all seeds, and the "
+        "arms of the most and the fewest pivots take nearly the same documents each time: "
+        "intervals say nothing about other corpora or other concepts.",
         blocks=(
             seed_table(values, list(found.runs), found.arms, on_all),
             Code("To make it again (finished parts are not done again):", command),

@@ -144,7 +144,7 @@ def find_trend(
     found = primary.estimate
     wanted = smallest_size(found.n, power, 1 - confidence) * found.sd
     needed = None
-    if slope.low > 0:
+    if slope.low > 0 and slope.sd > 0 and found.sd > 0:
         doubled = max(0.0, (wanted - found.mean) / slope.mean)
         if math.log2(last) + doubled < math.log2(MAX_TOKENS):
             needed = round(last * 2**doubled)
@@ -186,11 +186,13 @@ def conclude_text(
         )
     sentences = [text, _above_chance(arms, chance, verdict)]
     if found.n >= 2 and verdict == "open":
-        sentences += [_power(primary, confidence, power), _trend(trend, found.n)]
+        if found.sd > 0:  # of seeds that are all alike nothing is known
+            sentences.append(_power(primary, confidence, power))
+        sentences.append(_trend(trend, found.n))
     sentences.append(
-        "It does not show what other corpora, larger models or more tokens would do, and real text "
-        "has no control with broken pivots, so that the tie between languages would do it cannot "
-        "be shown here."
+        "It does not show what other corpora, other concepts, larger models or more tokens would "
+        "do, and real text has no control with broken pivots, so that the tie between languages "
+        "would do it cannot be shown here."
     )
     return verdict, " ".join(sentence for sentence in sentences if sentence)
 
@@ -229,7 +231,7 @@ def _trend(trend: Trend | None, n: int) -> str:
     e = trend.slope
     change = f"{100 * e.mean:+.2f} points [{100 * e.low:.2f}, {100 * e.high:.2f}]"
     text = f"Each doubling of the tokens seen changes the difference by {change}"
-    if e.low <= 0:
+    if e.low <= 0 or e.sd == 0:
         return text + ": no clear rise, so that no number of tokens can be named that would do."
     if trend.tokens_needed is None:
         return text + ": on that line no number of tokens within reach would do."

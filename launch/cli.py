@@ -11,8 +11,9 @@ from pathlib import Path
 
 from launch.config import DRY_RUN, STAGES, TOOLS, RunConfig, parse_config, save_config
 from mining.common.errors import PivotsError, SettingsError
+from mining.common.lineage import lineage, verify_outputs
 from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
-from mining.common.stage import code_version, lineage, verify_outputs
+from mining.common.stage import code_version
 
 # What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights.
 MACHINE_TROUBLE = {

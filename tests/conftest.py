@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mining.common.logs import log
@@ -18,6 +19,9 @@ from mining.common.logs import log
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Tests of W&B say which mode they want; the others have no use for its files.
 os.environ.setdefault("WANDB_MODE", "disabled")
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed")
+hypothesis.settings.load_profile("untimed")
 SHARED = Path(os.environ.get("PIVOTS_SHARED", REPOSITORY.parent / "shared"))
 
 
@@ -125,6 +129,6 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.name not in ("run.json", ".lock", "timings.jsonl")
+        and path.name not in ("run.json", "run.log", ".lock", "timings.jsonl")
         and "wandb" not in path.parts
     }

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -213,19 +212,6 @@ def _manifest_fault(raw: Any) -> str | None:
     return None
 
 
-def verify_outputs(folder: Path) -> None:
-    """Compare every output of a finished stage with its hash; InputError names the file."""
-    for name, entry in read_manifest(folder).outputs.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: recorded in the manifest but missing; run the stage again")
-        if sha256_file(path) != entry["sha256"]:
-            raise InputError(
-                f"{path}: content differs from its manifest; remove {folder / MANIFEST} and run "
-                "the stage again"
-            )
-
-
 def code_version() -> str:
     """The installed version of the project."""
     return metadata.version("semantic-pivots")
@@ -349,7 +335,7 @@ def begin(
     noted = (old or {}, old_run)
     if old is None and (work / IDENTITY).is_file() and (work / RUN).is_file():
         noted = read_json(work / IDENTITY), read_json(work / RUN)
-    recorded, places = (_mapping(_mapping(note).get("inputs")) for note in noted)
+    recorded, places = (mapping(mapping(note).get("inputs")) for note in noted)
     identities = {
         name: item.identity(recorded.get(name), places.get(name)) for name, item in inputs.items()
     }
@@ -415,35 +401,6 @@ def describe_differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where} changed: {_short(old)} -> {_short(new)}"]
 
 
-def lineage(folder: Path) -> list[str]:
-    """The chain that led to a stage's folder, one line a step, inputs indented below."""
-    return _lineage(folder, "", None)
-
-
-def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
-    manifest = read_manifest(folder)
-    digest = sha256_file(folder / MANIFEST)
-    changed = "" if expected in (None, digest) else "  (CHANGED since it was read)"
-    lines = [f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"]
-    run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
-    places = _mapping(_mapping(run).get("inputs"))
-    for name, entry in sorted(manifest.inputs.items()):
-        if "manifest_sha256" in entry:
-            path = Path(str(_mapping(places.get(name)).get("path", "")))
-            if (path / MANIFEST).is_file():
-                lines += _lineage(path, indent + "  ", entry["manifest_sha256"])
-            else:
-                lines.append(f"{indent}  {entry['stage']} {entry['manifest_sha256'][:12]} (gone)")
-        elif "files" in entry:
-            total = sum(item["bytes"] for item in entry["files"].values())
-            combined = hashlib.sha256(dump_json(entry).encode()).hexdigest()[:12]
-            count = len(entry["files"])
-            lines.append(f"{indent}  {name} {combined} {count} file(s), {total} bytes")
-        else:
-            lines.append(f"{indent}  {name} {entry['name']}")
-    return lines
-
-
 def _discard(work: Path) -> None:
     """Remove partial work; what a kill leaves of it is not taken for whole, having no identity."""
     (work / IDENTITY).unlink(missing_ok=True)
@@ -502,7 +459,7 @@ def _missing_outputs(out: Path, outputs: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
     """What run.json should hold there; it stands outside the hashes, and only speeds things up."""
     return value if isinstance(value, dict) else {}
 

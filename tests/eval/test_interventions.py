@@ -113,7 +113,7 @@ def test_hooks_are_removed_whatever_happens(tiny_model: Any, word_level: Any) ->
         assert not module._forward_pre_hooks
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(0, 3))
 def test_a_basis_spans_the_directions_and_no_more(seed: int, rank: int, extra: int) -> None:
     rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def test_a_basis_spans_the_directions_and_no_more(seed: int, rank: int, extra: i
     assert np.trace(basis.T @ basis) == pytest.approx(rank, abs=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_controls_are_matched_and_never_excluded(seed: int) -> None:
     rng = np.random.default_rng(seed)

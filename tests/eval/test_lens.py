@@ -90,7 +90,7 @@ def test_readings_are_those_of_a_softmax_however_they_are_cut(
         np.testing.assert_allclose(reading.entropy, entropy, rtol=1e-6, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 1500), st.integers(1, 12), st.integers(2, 2000))
 def test_the_largest_are_those_of_a_sort(seed: int, size: int, k: int, different: int) -> None:
     rng = np.random.default_rng(seed)

@@ -154,7 +154,7 @@ def dictionaries(draw: st.DrawFn) -> list[tuple[int, Entry]]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(entries=dictionaries(), back_translation=st.booleans())
 def test_join_equals_brute_force(entries: list[tuple[int, Entry]], back_translation: bool) -> None:
     assert run(entries, back_translation)[0] == twin(entries, back_translation)

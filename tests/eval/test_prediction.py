@@ -45,7 +45,7 @@ def residual_correlation(x: np.ndarray, y: np.ndarray, controls: np.ndarray) -> 
     return float(scipy.stats.pearsonr(*left)[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 3))
 def test_partial_is_the_correlation_of_residuals(seed: int, n_controls: int) -> None:
     rng = np.random.default_rng(seed)

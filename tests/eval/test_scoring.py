@@ -138,7 +138,7 @@ def shared_llama() -> Any:
     return net.eval()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEQUENCES, st.booleans(), st.integers(1, 60))
 def test_any_sequences_equal_the_plain_loop(
     shared_llama: Any, members: list[Encoded], branches: bool, batch_tokens: int

@@ -16,7 +16,7 @@ SOURCE, TARGET = frozenset({1, 2}), frozenset({3, 4})
 BOOT = Bootstrap(100, 0.95, seed=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 9), st.sampled_from((0.05, 0.1, 0.3, 0.7))), min_size=3,

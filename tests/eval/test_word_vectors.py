@@ -24,7 +24,7 @@ def pair_table(found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return i, j, both[i, j], np.diag(both)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 1000), n_items=st.integers(4, 12), n_documents=st.integers(3, 40))
 def test_vectors_equal_a_dense_twin(seed: int, n_items: int, n_documents: int) -> None:
     found = documents(seed, n_items, n_documents)
@@ -63,7 +63,6 @@ def test_vectors_are_the_same_every_time() -> None:
     assert first.tobytes() == second.tobytes()
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(0, 60), size=st.integers(2, 9))
 def test_groups_hold_everybody_and_are_large_enough(seed: int, n: int, size: int) -> None:
     vectors = unit_rows(np.random.default_rng(seed).standard_normal((n, 5)))

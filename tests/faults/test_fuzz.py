@@ -30,8 +30,9 @@ from eval.lexicons import FORMATS, BadLine, Entry, detect_format, read_entries
 from launch.config import RunConfig, parse_config
 from mining.common.errors import InputError, PivotsError, SettingsError
 from mining.common.files import sha256_file, write_json
+from mining.common.lineage import lineage, verify_outputs
 from mining.common.shards import ShardInfo, read_shard, write_shard
-from mining.common.stage import begin, lineage, read_manifest, verify_outputs
+from mining.common.stage import begin, read_manifest
 from mining.common.task import Task, read_task, task_files
 from mining.common.token_file import open_token_file, write_token_file
 from mining.common.tokenizer import load_tokenizer
@@ -116,7 +117,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.lists(
         JSON

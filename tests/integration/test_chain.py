@@ -17,7 +17,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launch.config import STAGES
-from mining.common.stage import read_manifest, verify_outputs
+from mining.common.lineage import verify_outputs
+from mining.common.stage import read_manifest
 from tests.conftest import REPOSITORY, folder_bytes
 
 CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"

@@ -165,7 +165,7 @@ def test_listing_takes_files_folders_globs_and_urls(tmp_path: Path) -> None:
         names(str(tmp_path / "missing"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(
         st.one_of(

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return byte_level_tokenizer(tmp_path_factory.mktemp("bpe") / "tokenizer", TEXTS * 3, 300)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_parts_of_tokens_make_up_the_text(folder: Path, data: st.DataObject) -> None:
     """Also where a character is made of several tokens; items are whole and keep their places."""

@@ -24,7 +24,7 @@ from mining.kernels.cooccurrence import (
 )
 
 # Kernels compile in the first example.
-quick = settings(deadline=None, max_examples=50)
+quick = settings(max_examples=50)
 N_IDS = 12
 DOCUMENTS = st.lists(st.lists(st.integers(0, N_IDS - 1), max_size=15), max_size=12)
 

@@ -23,7 +23,7 @@ from mining.kernels.pivots import (
 )
 
 # Kernels compile in the first example.
-quick = settings(deadline=None, max_examples=50)
+quick = settings(max_examples=50)
 
 
 def plain_npmi(both: float, a: float, b: float, n: float) -> float:

@@ -30,7 +30,7 @@ def plain(
     return found
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.lists(SYMBOLS, max_size=5)), max_size=12),
     st.lists(st.lists(SYMBOLS, max_size=30), max_size=4),
@@ -63,7 +63,6 @@ def test_more_is_found_than_fits_into_the_first_buffer() -> None:
 
 
 @given(st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=5), st.data())
-@settings(deadline=None)
 def test_common_documents_of_pairs(postings: list[set[int]], data: st.DataObject) -> None:
     place = st.integers(0, len(postings) - 1)
     pairs = data.draw(st.lists(st.tuples(place, place), max_size=6))

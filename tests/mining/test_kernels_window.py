@@ -17,7 +17,7 @@ N_IDS = 9
 DOCUMENTS = st.lists(st.lists(st.integers(0, N_IDS - 1), max_size=20), max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     DOCUMENTS, st.integers(1, 7), st.sampled_from(["flat", "harmonic"]), st.booleans(), st.data()
 )

@@ -172,7 +172,7 @@ def test_datatrove_users_can_filter_their_own_pipeline(
     assert [json.loads(line)["reason"] for line in lines] == ["no text"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 60), group=st.integers(1, 20), data=st.data())
 def test_rows_of_an_arm_are_read_from_their_row_groups(n: int, group: int, data: Any) -> None:
     first = data.draw(st.integers(0, n - 1))

@@ -53,7 +53,7 @@ def select(
     return select_documents(pool_of(frame, mix, seed, shards))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_arms_share_budget_languages_and_validation(seed: int) -> None:
     documents = table(600, seed)
@@ -185,7 +185,7 @@ def test_thresholds_draw_at_random_on_their_side() -> None:
         select(documents, narrow, 1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), match=st.sampled_from([("source",), ("length",), "both"]))
 def test_matched_arms_hold_the_same_tokens_of_each_group(seed: int, match: Any) -> None:
     documents = table(900, seed)
@@ -236,7 +236,7 @@ def test_a_group_that_has_too_little_is_filled_up_and_said(caplog: Any) -> None:
     assert {p["match_deviation"] for p in arms["random"]["languages"].values()} == {0.0}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), repeats=st.integers(1, 4), share=st.floats(0.1, 0.4))
 def test_filling_up_keeps_to_the_pool_share_of_groups_and_repeats_evenly(
     seed: int, repeats: int, share: float
@@ -290,7 +290,7 @@ def test_random_twice_is_random_and_as_many_tokens_more(match: Any) -> None:
         assert tokens == {"random": 300, "pivot": 300, "random-twice": 600}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), repeats=st.integers(2, 5), match=st.booleans())
 def test_repeats_fill_what_the_pool_share_leaves(seed: int, repeats: int, match: bool) -> None:
     documents = table(300, seed)
@@ -342,7 +342,7 @@ def test_repeats_stand_evenly_around_the_order() -> None:
     assert (chosen.repeats > 0).any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), match=st.booleans())
 def test_no_source_gives_more_than_its_share(seed: int, match: bool) -> None:
     documents = table(900, seed)

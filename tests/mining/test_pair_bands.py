@@ -63,9 +63,7 @@ def write_all(
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_every_division_gives_the_bytes_of_one_piece(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -164,7 +162,7 @@ def test_sizes_are_read_as_people_write_them() -> None:
         CountSettings(memory_limit="much")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 1300), st.integers(0, 1 << 32))
 def test_work_is_what_a_loop_over_tiles_counts(n_items: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

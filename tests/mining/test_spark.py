@@ -288,7 +288,7 @@ def test_one_session_a_process(stop_spark: None) -> None:
         spark_session(EngineSettings(kind="spark", spark=risky))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 300), min_size=1, max_size=40),
     st.integers(1, 7),

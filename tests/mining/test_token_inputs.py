@@ -397,7 +397,7 @@ def test_real_documents_as_token_files(tmp_path: Path, shared: Path) -> None:
     assert same >= 0.9 * len(first) > 100
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ids=st.lists(st.integers(0, 4), max_size=40),
     read_bytes=st.integers(1, 9),

@@ -136,7 +136,7 @@ ALPHABET = [
 ]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.sampled_from(["a", "ab", "é", "aé", "b1", "猫", "メモ", "猫メ", "モー"]),

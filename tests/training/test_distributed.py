@@ -31,7 +31,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mining.common.errors import SettingsError
-from mining.common.stage import read_manifest, verify_outputs
+from mining.common.lineage import verify_outputs
+from mining.common.stage import read_manifest
 from tests.conftest import REPOSITORY
 from training import loop
 from training.distributed import ALONE, open_accelerator, read_deepspeed

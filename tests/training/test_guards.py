@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from mining.common.errors import SettingsError
-from mining.common.stage import verify_outputs
+from mining.common.lineage import verify_outputs
 from tests.conftest import REPOSITORY
 from training import loop
 from training.errors import DivergedError

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from training.loss import NextTokenLoss, head_loss
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 50), st.integers(0, 99))
 def test_equals_plain_cross_entropy(n: int, vocabulary: int, rows: int, seed: int) -> None:
     torch.manual_seed(seed)

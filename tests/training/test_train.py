@@ -24,7 +24,8 @@ import torch
 import transformers
 
 from mining.common.errors import InputError, MismatchError, MissingDependencyError, SettingsError
-from mining.common.stage import read_manifest, verify_outputs
+from mining.common.lineage import verify_outputs
+from mining.common.stage import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.wandb_files import read_runs
 from training import checkpoint, loop
@@ -361,7 +362,7 @@ def test_a_transformers_checkpoint_continues_like_ours(
 def test_goes_on_with_optimizer_state_only_of_a_whole_checkpoint(
     mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path
 ) -> None:
-    """Continued with the moments, a training repeats the steps of the one that went on."""
+    """The moments are used, and only those of a whole checkpoint."""
     whole = dataclasses.replace(tiny, snapshots=(10,), keep_every=10, validate_every=None)
     run_train(whole, no_wandb, tmp_path / "first", mix, "pivot", 7)
     kept = tmp_path / "first/checkpoints/step-00000010"

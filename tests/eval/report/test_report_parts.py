@@ -120,7 +120,7 @@ def make_items(scores: dict[tuple[str, str, str], float], seed: int = 0) -> pd.D
     ])  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_paired_differences_are_means_of_direction_means(seed):
     rng = np.random.default_rng(seed)
@@ -219,7 +219,7 @@ def test_correlation_and_fit_set_items_aside_whose_words_share_a_token():
     assert [fit[k].value for k in ("direct", "pivot", "constant")] == pytest.approx(list(expected))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_proportions_do_not_depend_on_the_shards(tmp_path_factory, seed, shards):
     rng = np.random.default_rng(seed)

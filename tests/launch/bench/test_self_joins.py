@@ -10,7 +10,7 @@ from launch.bench.self_joins import duckdb_self_join
 from mining.kernels.cooccurrence import index_block, pair_counts
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.sets(st.integers(0, 9)), max_size=12))
 def test_duckdb_counts_like_the_kernel(documents: list[set[int]]) -> None:
     items = np.array([item for document in documents for item in document], dtype=np.uint32)

@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from mining.common.errors import BusyError, InputError, MismatchError
+from mining.common.lineage import lineage, verify_outputs
 from mining.common.stage import (
     FilesInput,
     StageInput,
     begin,
     describe_differences,
     engine_setting,
-    lineage,
     path_setting,
     read_manifest,
     require_same,
     settings_dict,
-    verify_outputs,
 )
 from mining.inputs import CorpusInput
 from mining.settings import CorpusSettings

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 DOCUMENTS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=8)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(documents=DOCUMENTS, wide=st.booleans(), order=st.randoms())
 def test_scattered_writes_equal_a_plain_write(tmp_path, documents, wide, order) -> None:  # type: ignore[no-untyped-def]
     vocab = 70_000 if wide else 100
