@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Tests of W&B say which mode they want; the others have no use for its files.
 os.environ.setdefault("WANDB_MODE", "disabled")
 # How long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("untimed")
+hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 SHARED = Path(os.environ.get("PIVOTS_SHARED", REPOSITORY.parent / "shared"))
 
