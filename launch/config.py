@@ -42,7 +42,7 @@ from mining.settings import (
     WordsSettings,
     WorldSettings,
 )
-from training.settings import TrainSettings, WandbSettings
+from training.settings import Duration, TrainSettings, WandbSettings
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ class RunConfig:
         unknown = [name for name in self.only if name not in known]
         members = all("@" in name and name.split("@")[0] in labels for name in unknown)
         check_setting(self, "only", members, places)
+        by_epoch = Duration.parse(self.train.duration).unit == "epoch"
+        if "random-twice" in self.mix.arms and not by_epoch:
+            raise SettingsError(
+                f"train.duration: found {self.train.duration}, expected epochs: the arm "
+                "random-twice differs by the length of its mix alone"
+            )
 
 
 # Stage -> (what it does, the sections it reads beside the shared ones).

@@ -171,7 +171,9 @@ def dose_config(config: RunConfig, key: str, value: float) -> RunConfig:
     folder = Path(config.out) / "vary" / key / str(whole)
     changed: RunConfig = _changed(config, key.split("."), key, whole)
     arms = dataclasses.replace(changed.mix, arms=PRIMARY_ARMS)
-    return dataclasses.replace(changed, out=str(folder), mix=arms)
+    group = f"{wandb_settings(config).group} {key}={whole}"
+    wandb = dataclasses.replace(changed.wandb, group=group)
+    return dataclasses.replace(changed, out=str(folder), mix=arms, wandb=wandb)
 
 
 def dose_seed_config(config: RunConfig, dose: RunConfig, key: str, seed: int) -> RunConfig:

@@ -64,6 +64,11 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"models": {"../../x": "m"}}, [], r"models: found .*expected names that folders may have"),
         ({"train": {"model": []}}, [], r"c\.yaml: train\.model: found a list, expected keys"),
         ({"mix": {"budget_tokens": -5}}, [], r"mix\.budget_tokens: found -5, expected at least 1"),
+        (
+            {"mix": {"arms": ["random-twice"]}, "train": {"duration": "500steps"}},
+            [],
+            r"c\.yaml: train\.duration: found 500steps, expected epochs",
+        ),
         ({"count": {"class_path": "os.system"}}, [], r"c\.yaml: Subclasses are disabled"),
     ],
 )

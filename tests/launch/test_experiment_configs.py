@@ -47,6 +47,7 @@ def test_every_dose_has_room_and_differs_from_the_base() -> None:
             dose = dose_config(config, key, value)
             assert value_of(dose, key) == value != value_of(config, key)
             require_room(dose)
+            assert dose.wandb.group == f"dose {key}={Path(dose.out).name}"
             one = dose_seed_config(config, dose, key, 1)
             mined = {"world", "count", "score"} if key.startswith("mix.") else set()
             assert mined <= set(one.inputs)
