@@ -222,7 +222,8 @@ def conclude(
             "cross-lingual tie broken: the tie does "
         )
         if broken_gain is not None and broken_gain.verdict() == "better":
-            text += f"a part of the work; the broken mix gains {in_points(broken_gain.estimate)}"
+            share = over_broken.estimate.mean / over_random.estimate.mean
+            text += f"{share:.0%} of it, the broken mix gains {in_points(broken_gain.estimate)}"
         else:
             text += "the work, not something that comes with it"
     else:

@@ -152,7 +152,9 @@ def test_an_arm_that_lacks_a_cell_or_a_seed_is_left_out_of_it() -> None:
 def test_twice_the_budget_is_said() -> None:
     up, flat = made("pivot", "random", UP), made("pivot", "random-twice", FLAT)
     broken = made("pivot", "broken-pivot", UP)
-    assert "a part of the work" in conclude(up, broken, None, None, up)[1]
+    assert (
+        "the tie does 100% of it, the broken mix gains" in conclude(up, broken, None, None, up)[1]
+    )
     assert "the tie does the work, not" in conclude(up, broken, None, None, flat)[1]
     assert "twice the budget stays below it" in conclude(up, broken, None, up)[1]
     assert "twice the budget is not shown to be below" in conclude(up, broken, None, flat)[1]
