@@ -81,14 +81,14 @@ def read_traits(model: LanguageModel, parts: LensParts, count: Path | None) -> T
     if (octave >= 0).any():
         # A token that the corpus does not have is no match for one that it has.
         usable &= octave >= 0
-    return TokenTraits(octave, torch.cat(norms).double().cpu().numpy(), usable)
+    return TokenTraits(octave, torch.cat(norms).cpu().double().numpy(), usable)
 
 
 def ablation_rows(
     ablator: Ablator, items: Sequence[tuple[TracedItem, str]], batch: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Rows of ABLATION_SCHEMA: every item of the batch that has pivots, under every condition."""
-    chosen = [i for i in batch if items[i][0].sets[1]]
+    chosen = [i for i in batch if _own_pivots(items[i][0])]
     if not chosen:
         return []
     model, parts, settings = ablator.model, ablator.parts, ablator.settings
@@ -135,7 +135,7 @@ def removed_tokens(
     pair's own. The answer is never among them.
     """
     traced = items[i][0]
-    own = sorted(traced.sets[1] - {traced.answer})
+    own = _own_pivots(traced)
     item = traced.item
     key = (item.concept.id, item.source_lang, item.target_lang)
     excluded = traced.sets[0] | traced.sets[2] | {traced.answer, *ablator.pivots.get(key, ())}
@@ -148,9 +148,14 @@ def removed_tokens(
         other = items[(i + step) % len(items)][0]
         spare = sorted(other.sets[1] - excluded)
         if len(spare) >= len(own):
-            found[OTHER] = spare[: len(own)]
+            # At random: low ids are frequent tokens in most vocabularies.
+            found[OTHER] = sorted(rng.choice(spare, len(own), replace=False).tolist())
             break
     return found
+
+
+def _own_pivots(traced: TracedItem) -> list[int]:
+    return sorted(traced.sets[1] - {traced.answer})
 
 
 @torch.inference_mode()
@@ -170,7 +175,7 @@ def outcome(
     for begin in range(0, len(states), step):
         logits = parts.logits(model.net, states[begin : begin + step])
         answer = logits.gather(1, wanted[begin : begin + step])
-        log_p = (answer - torch.logsumexp(logits, dim=1, keepdim=True)).squeeze(1).double()
+        log_p = (answer - torch.logsumexp(logits, dim=1, keepdim=True)).squeeze(1).cpu().double()
         rank = 1 + (logits > answer).sum(dim=1)
         parts_found = (log_p.exp(), log_p, rank, logits.argmax(dim=1))
         columns.append([column.cpu().numpy() for column in parts_found])

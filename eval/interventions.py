@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eval.lens_parts import LensParts, block_output, watching
+from eval.lens_parts import LensParts, block_output
 
 # States [n, length, width] to the states that take their place.
 Edit = Callable[[Tensor], Tensor]
@@ -37,9 +37,9 @@ def edited(parts: LensParts, edits: Mapping[int, Edit]) -> Iterator[None]:
 
         return change
 
-    with watching(
-        [parts.blocks[k - 1].register_forward_hook(hook(edit)) for k, edit in edits.items()]
-    ):
+    with contextlib.ExitStack() as hooks:
+        for layer, edit in edits.items():
+            hooks.enter_context(parts.blocks[layer - 1].register_forward_hook(hook(edit)))
         yield
 
 

@@ -9,6 +9,7 @@ the number of items.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +19,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from eval.lens_parts import LensParts, block_output, watching
+from eval.lens_parts import LensParts, block_output
 from eval.models import LanguageModel
 from eval.scoring import backbone_inputs, pad_right
 from eval.tuned_lens import Translators
+from mining.common.errors import InputError
 
 # Of the logits decoded at a time; a few arrays of this size are at work at once. Each product reads
 # the whole unembedding. glibc takes an array of more than 32 MiB from the system each time, and
 # gives it back, which costs more than a longer product saves.
 LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 BLOCK = 64
+# Tokens looked at, however few are asked for, so that the first of equals is the same in any case:
+# in half precision the largest logits are often equal.
+LEAST_TOP = 8
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,12 @@ def block_states(
     def keep_output(module: nn.Module, args: Any, output: Any) -> None:
         states.append(block_output(output)[rows, positions])
 
-    hooks = [block.register_forward_hook(keep_output) for block in parts.blocks]
-    if embeddings:
-        hooks.append(parts.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
-    with watching(hooks):
+    with contextlib.ExitStack() as hooks:
+        for block in parts.blocks:
+            hooks.enter_context(block.register_forward_hook(keep_output))
+        if embeddings:
+            before = parts.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)
+            hooks.enter_context(before)
         order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         model.net.base_model(**backbone_inputs(model, ids, mask, order), use_cache=False)
     return states
@@ -133,7 +140,8 @@ def decode(
 ) -> list[LayerReadings]:
     """Readings of each layer's states [n, width]; the layers' rows go through the head together.
 
-    Few rows at a time would read the whole unembedding for each layer anew.
+    Few rows at a time would read the whole unembedding for each layer anew. Raises InputError where
+    the logits are not finite.
     """
     n = len(states[0])
     rows = torch.cat(list(states))
@@ -148,7 +156,12 @@ def decode(
     ]  # fmt: skip
     ids, probs, rank, *masses = (torch.cat(column).cpu() for column in zip(*found, strict=True))
     top_ids, top_probs = ids.numpy(), probs.double().numpy()
-    order = np.lexsort((top_ids, -top_probs), axis=1)
+    if np.isnan(top_probs).any():
+        raise InputError(
+            f"{model.name}: the lens's logits are not numbers for some item; the dtype is too "
+            "small for the model: try float32"
+        )
+    order = np.lexsort((top_ids, -top_probs), axis=1)[:, :top_k]
     columns = [
         np.take_along_axis(top_ids, order, axis=1),
         np.take_along_axis(top_probs, order, axis=1),
@@ -183,7 +196,7 @@ def _read(logits: Tensor, items: Tensor, wanted: _Wanted, top_k: int) -> tuple[T
 
     `items` int64 [m] is each row's item.
     """
-    top, ids = largest(logits, min(top_k, logits.shape[1]))
+    top, ids = largest(logits, min(max(top_k, LEAST_TOP), logits.shape[1]))
     # Softmax in one go: exp by itself is slow on a CPU where it underflows.
     probs = torch.softmax(logits, dim=1)
     top_probs = probs.gather(1, ids)

@@ -8,14 +8,13 @@ and a head makes logits of that. Whatever is found must reproduce the model's ow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eval.models import LanguageModel, probe_ids, probe_tolerance, unembed
+from eval.models import LanguageModel, probe_ids, same_logits, unembed
 from mining.common.errors import InputError
 
 
@@ -87,24 +86,12 @@ def find_parts(
     parts = LensParts(blocks, norm, head)
     with torch.inference_mode():
         found = parts.logits(net, last.made[:, -1])
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=0, atol=probe_tolerance(net)
-    ):
+    if not same_logits(net, found, expected):
         raise InputError(
             f"{model.name}: the lens at the last layer does not give the model's own logits; name "
             "the right modules in the settings final_norm, blocks and unembedding"
         )
     return parts
-
-
-@contextlib.contextmanager
-def watching(hooks: list[Any]) -> Iterator[None]:
-    """Remove these hooks at the end, whatever happens."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def block_output(output: Any) -> Tensor:
@@ -123,7 +110,9 @@ def _watch(net: Any, ids: Tensor) -> list[_Call]:
             calls.append(_Call(module, _first_states((*args, *kwargs.values())), made))
 
     backbone = net.base_model
-    with watching([m.register_forward_hook(note, with_kwargs=True) for m in backbone.modules()]):
+    with contextlib.ExitStack() as hooks:
+        for module in backbone.modules():
+            hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
         output = backbone(input_ids=ids, use_cache=False)
     # Last, so that whoever looks for the end of the chain finds it.
     calls.append(_Call(backbone, None, output.last_hidden_state))

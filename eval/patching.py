@@ -87,7 +87,7 @@ def patching_rows(
             logits = parts.logits(model.net, final[begin : begin + step])
             logs = torch.log_softmax(logits, dim=1).gather(1, answers[begin : begin + step])
             top = logits.argmax(dim=1).tolist()
-            for k, (log_own, log_donor) in enumerate(logs.double().tolist()):
+            for k, (log_own, log_donor) in enumerate(logs.cpu().double().tolist()):
                 traced, source = own[begin + k], given[begin + k]
                 rows.append(
                     {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eval.behaviour import BEHAVIOURS, DIRECT, NONE, PIVOT
 from eval.stats import Floats
@@ -34,8 +35,8 @@ class TopTokens:
 
 def top_tokens(items: pa.Table, layers: pa.Table) -> TopTokens:
     """From the tables of a trace; layer 0, which never votes, is left out."""
-    probs = np.array([row[0] for row in layers.column("top_probs").to_pylist()])
-    foreign = np.array(layers.column("top_word").to_pylist()) == "neither"
+    probs = pc.list_element(layers.column("top_probs"), 0).to_numpy()
+    foreign = pc.equal(layers.column("top_word"), "neither").to_numpy()
     voting = layers.column("layer").to_numpy() >= 1
     shape = (items.num_rows, -1)
     return TopTokens(

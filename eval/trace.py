@@ -26,7 +26,14 @@ from eval.settings import TraceSettings
 from eval.stats import Bootstrap
 from eval.trace_heatmaps import clearest_items, heatmap_rows
 from eval.trace_items import PairPivots, prepare_items, read_pair_pivots
-from eval.trace_rows import HEATMAP_SCHEMA, ITEM_SCHEMA, item_row, layer_rows, layer_schema
+from eval.trace_rows import (
+    HEATMAP_SCHEMA,
+    ITEM_SCHEMA,
+    in_item_order,
+    item_row,
+    layer_schema,
+    layer_table,
+)
 from eval.trace_summary import behaviour_shares, summarise
 from eval.tracer import Tracer
 from eval.tuned_lens import Translators, read_translators, save_translators
@@ -199,17 +206,16 @@ def _trace_all(
     n_items: int,
 ) -> list[tuple[pa.Table, pa.Table]]:
     """Items and layers of each direction; those that an interrupted run finished are read."""
-    schema = layer_schema(tracer.task.languages)
     tables = []
     with progress(title, n_items, "items") as ticker:
         for (source, target), items in traced.items():
             item_part = run.work / f"items-{source}-{target}.parquet"
             layer_part = run.work / f"layers-{source}-{target}.parquet"
             if not item_part.is_file():
-                rows, layers = trace_direction(tracer, items, ticker.advance)
-                write_table(layer_part, pa.Table.from_pylist(layers, schema=schema))
+                found = trace_direction(tracer, items, ticker.advance)
+                write_table(layer_part, found[1])
                 # Last, because its presence says that the direction is done.
-                write_table(item_part, pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+                write_table(item_part, found[0])
             else:
                 ticker.advance(len(items))
             tables.append((pq.read_table(item_part), pq.read_table(layer_part)))
@@ -218,10 +224,11 @@ def _trace_all(
 
 def trace_direction(
     tracer: Tracer, items: Sequence[Item], advance: Callable[[int], None] = lambda amount: None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of ITEM_SCHEMA and of `layer_schema` for a direction's items, in the items' order."""
+) -> tuple[pa.Table, pa.Table]:
+    """Tables of ITEM_SCHEMA and of `layer_schema` for a direction's items, in the items' order."""
+    languages = list(tracer.task.languages)
     if not items:
-        return [], []
+        return ITEM_SCHEMA.empty_table(), layer_schema(languages).empty_table()
     model, settings = tracer.model, tracer.settings
     prepared = prepare_items(
         model.tokenizer, tracer.task, items, tracer.pivots, settings.pivots, settings.examples,
@@ -231,25 +238,33 @@ def trace_direction(
     check_lengths(model, sequences)
     check_known(model, sequences)
     check_known(model, [frozenset().union(*t.sets, {t.answer}) for t in prepared])
-    languages = list(tracer.task.languages)
     first = 0 if settings.embeddings else 1
-    item_rows: list[dict[str, Any]] = [{} for _ in prepared]
-    rows_by_item: list[list[dict[str, Any]]] = [[] for _ in prepared]
-    for batch in batches_by_length(sequences, settings.batch_tokens):
-        readings = read_layers(
-            model,
-            tracer.parts,
-            [sequences[i] for i in batch],
-            [prepared[i].sets for i in batch],
-            [prepared[i].answer for i in batch],
-            settings.top_k,
-            settings.embeddings,
-            tracer.vocabularies.members,
-            tracer.translators,
+    batches = list(batches_by_length(sequences, settings.batch_tokens))
+    found = []
+    for batch in batches:
+        found.append(
+            read_layers(
+                model,
+                tracer.parts,
+                [sequences[i] for i in batch],
+                [prepared[i].sets for i in batch],
+                [prepared[i].answer for i in batch],
+                settings.top_k,
+                settings.embeddings,
+                tracer.vocabularies.members,
+                tracer.translators,
+            )
         )
-        for row, i in enumerate(batch):
-            layers = layer_rows(model.tokenizer, languages, prepared[i], readings, row, first)
-            rows_by_item[i] = list(layers)
-            item_rows[i] = item_row(model.tokenizer, prepared[i], rows_by_item[i], settings)
         advance(len(batch))
-    return item_rows, [row for rows in rows_by_item for row in rows]
+    readings = in_item_order(batches, found)
+    # The embeddings never vote.
+    tokens = readings.top_ids[:, 1 - first :, 0].tolist()
+    probs = readings.top_probs[:, 1 - first :, 0].tolist()
+    rows = [
+        item_row(model.tokenizer, traced, own_tokens, own_probs, settings)
+        for traced, own_tokens, own_probs in zip(prepared, tokens, probs, strict=True)
+    ]
+    return (
+        pa.Table.from_pylist(rows, schema=ITEM_SCHEMA),
+        layer_table(model.tokenizer, languages, prepared, readings, first),
+    )

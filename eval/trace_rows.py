@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from eval.behaviour import classify, classify_any, find_winner
@@ -60,7 +62,8 @@ def layer_schema(languages: Iterable[str]) -> pa.Schema:
     """The columns of `layers.parquet` for a task with these languages.
 
     `p_word_LANG` is the probability of the concept's word in a third language, null where LANG is
-    the source's or target's; `p_vocabulary_LANG` that of all tokens of LANG.
+    the source's or target's, or where the word has no token that the item's own words lack;
+    `p_vocabulary_LANG` that of all tokens of LANG.
     """
     langs = list(languages)
     return pa.schema(
@@ -83,57 +86,84 @@ def layer_schema(languages: Iterable[str]) -> pa.Schema:
     )
 
 
-def layer_rows(
+def in_item_order(
+    batches: Sequence[Sequence[int]], readings: Sequence[Sequence[LayerReadings]]
+) -> LayerReadings:
+    """All batches' readings, in the items' order: each column [n] becomes [n, layers].
+
+    `batches[b]` are the items of batch b, `readings[b]` what was read of them, by layer.
+    """
+    order = np.argsort(np.concatenate([np.asarray(batch) for batch in batches]))
+    columns = {}
+    for column in dataclasses.fields(LayerReadings):
+        parts = [np.stack([getattr(r, column.name) for r in found], axis=1) for found in readings]
+        columns[column.name] = np.concatenate(parts)[order]
+    return LayerReadings(**columns)
+
+
+def layer_table(
     tokenizer: Tokenizer,
     languages: Sequence[str],
-    traced: TracedItem,
-    readings: Sequence[LayerReadings],
-    row: int,
+    prepared: Sequence[TracedItem],
+    readings: LayerReadings,
     first: int,
-) -> Iterable[dict[str, Any]]:
-    """Rows of `layer_schema` for item `row` of the readings; `first` is the first one's layer.
+) -> pa.Table:
+    """The table of `layer_schema` for items with their readings (columns [n, layers]).
 
-    `top_word` says which of the item's words the most probable token belongs to: source, target or
-    neither; with the probabilities it is all that the classification rules need.
+    `first` is the first layer's number. Arrays all through: a direction of 2,000 items has 64,000
+    rows at 32 layers. `top_word` says which of the item's words the most probable token belongs to:
+    source, target or neither; with the probabilities it is all that the classification rules need.
     """
-    pair = (traced.item.source_lang, traced.item.target_lang)
-    for layer, reading in enumerate(readings, start=first):
-        masses = reading.masses[row].tolist()
-        p_source, p_pivot, p_target = masses[:3]
-        words = dict(zip(languages, masses[3:], strict=True))
-        top_ids = reading.top_ids[row].tolist()
-        yield {
-            **item_keys(traced.item),
-            "layer": layer,
-            "p_source": p_source,
-            "p_pivot": p_pivot if traced.sets[1] else None,
-            "p_target": p_target,
-            "p_answer": float(reading.answer[row]),
-            "rank_target": int(reading.rank[row]),
-            **{f"p_word_{k}": None if k in pair else value for k, value in words.items()},
-            **{
-                f"p_vocabulary_{lang}": float(value)
-                for lang, value in zip(languages, reading.vocabularies[row], strict=True)
-            },
-            "entropy": float(reading.entropy[row]),
-            "top_word": _belongs(top_ids[0], traced),
-            "top_tokens": [tokenizer.piece(token) for token in top_ids],
-            "top_ids": top_ids,
-            "top_probs": reading.top_probs[row].tolist(),
-        }
+    n, depth = readings.rank.shape
+    item = np.repeat(np.arange(n), depth)
+    p_source, p_pivot, p_target, *words = np.moveaxis(readings.masses, 2, 0)
+    without_pivots = np.array([not traced.sets[1] for traced in prepared])
+    columns: dict[str, Any] = {
+        key: pa.array([item_keys(traced.item)[key] for traced in prepared]).take(pa.array(item))
+        for key, _ in _KEYS
+    }
+    columns |= {
+        "layer": np.tile(np.arange(first, first + depth), n),
+        "p_source": p_source.ravel(),
+        "p_pivot": pa.array(p_pivot.ravel(), mask=without_pivots[item]),
+        "p_target": p_target.ravel(),
+        "p_answer": readings.answer.ravel(),
+        "rank_target": readings.rank.ravel(),
+        "entropy": readings.entropy.ravel(),
+    }
+    for k, lang in enumerate(languages):
+        unseen = np.array([not traced.sets[3 + k] for traced in prepared])
+        columns[f"p_word_{lang}"] = pa.array(words[k].ravel(), mask=unseen[item])
+        columns[f"p_vocabulary_{lang}"] = readings.vocabularies[:, :, k].ravel()
+    first_ids = readings.top_ids[:, :, 0].tolist()
+    columns["top_word"] = [
+        _belongs(token, traced)
+        for traced, tokens in zip(prepared, first_ids, strict=True)
+        for token in tokens
+    ]
+    top_k = readings.top_ids.shape[2]
+    ends = pa.array(np.arange(0, n * depth * top_k + 1, top_k), pa.int32())
+    known, places = np.unique(readings.top_ids, return_inverse=True)
+    pieces = pa.array([tokenizer.piece(token) for token in known.tolist()], pa.string())
+    lists: dict[str, Any] = {
+        "top_tokens": pieces.take(pa.array(places.ravel())),
+        "top_ids": readings.top_ids.ravel(),
+        "top_probs": readings.top_probs.ravel(),
+    }
+    columns |= {name: pa.ListArray.from_arrays(ends, pa.array(v)) for name, v in lists.items()}
+    schema = layer_schema(languages)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def item_row(
     tokenizer: Tokenizer,
     traced: TracedItem,
-    layers: Sequence[Mapping[str, Any]],
+    tokens: Sequence[int],
+    probs: Sequence[float],
     settings: TraceSettings,
 ) -> dict[str, Any]:
-    """The row of ITEM_SCHEMA that follows from an item's layers."""
+    """The row of ITEM_SCHEMA that follows from each block's most probable token [L]."""
     item, concept = traced.item, traced.item.concept
-    voting = [row for row in layers if row["layer"] >= 1]
-    tokens = [row["top_ids"][0] for row in voting]
-    probs = [row["top_probs"][0] for row in voting]
     winner = find_winner(tokens, probs)
     words = (traced.source, traced.target)
     by_rule = {

@@ -96,7 +96,7 @@ def layer_divergences(
             for layer, state in enumerate(part[:-1]):
                 moved = state if translators is None else translators.apply(layer, state)
                 found = _divergence(parts.logits(model.net, moved), goal)
-                totals[layer] += float(found.double().sum())
+                totals[layer] += float(found.cpu().double().sum())
     mean: list[float] = (totals / held_out.numel()).tolist()
     return mean
 

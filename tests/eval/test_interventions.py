@@ -108,6 +108,12 @@ def test_hooks_are_removed_whatever_happens(tiny_model: Any, word_level: Any) ->
         block_states(model, parts, ids, mask, last, embeddings=True)
     with pytest.raises(KeyError), edited(parts, {3: without_directions(torch.zeros(2, 32, 1))}):
         raise KeyError
+    # The second layer is not there: the first one's hook must go all the same.
+    none = without_directions(torch.zeros(2, 32, 1))
+    with pytest.raises(IndexError), edited(parts, {1: none, 9: none}):
+        pass
+    with pytest.raises(KeyboardInterrupt), edited(parts, {1: none}):
+        raise KeyboardInterrupt
     for module in model.net.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks

@@ -15,7 +15,7 @@ from eval import lens
 from eval.behaviour import classify
 from eval.lens import batches_by_length, block_states, read_layers
 from eval.lens_parts import find_parts
-from eval.models import unembed, wrap_model
+from eval.models import same_logits, unembed, wrap_model
 from eval.scoring import pad_right
 from mining.common.errors import InputError
 
@@ -148,9 +148,58 @@ def test_hooks_are_removed_whatever_happens(tiny_model: Any, word_level: Any) ->
     ids, mask = pad_right([[1, 2], [3]], model.device)
     with pytest.raises(IndexError):
         block_states(model, parts, ids, mask, torch.tensor([9, 9]), embeddings=True)
-    for block in parts.blocks:
-        assert not block._forward_hooks
-        assert not block._forward_pre_hooks
+    parts.blocks[1].register_forward_pre_hook(_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        block_states(model, parts, ids, mask, torch.tensor([1, 0]), embeddings=True)
+    with pytest.raises(KeyboardInterrupt):
+        find_parts(model, None, None)
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.net.modules()) == 1
+
+
+def _interrupt(module: Any, args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_first_of_equal_tokens_is_the_same_however_many_are_kept(
+    tiny_model: Any, word_level: Any
+) -> None:
+    net = tiny_model("llama", 1000)
+    model = wrap_model(net, word_level(["a"]), "tiny")
+    parts = find_parts(model, None, None)
+    asked = ([[1, 2, 3]], [(frozenset({1}),)], [3])
+    best = int(read_layers(model, parts, *asked, 1, False)[-1].top_ids[0, 0])
+    # As logits of half precision often are: the same, in blocks before and after.
+    equal = [10, 300, 550, 700, 990]
+    with torch.no_grad():
+        net.lm_head.weight[equal] = net.lm_head.weight[best].clone()
+    for top_k in (1, 2, 4):
+        found = read_layers(model, parts, *asked, top_k, False)[-1].top_ids[0].tolist()
+        assert found == sorted({best, *equal})[:top_k]
+
+
+def test_states_that_overflow_are_named(tiny_model: Any, word_level: Any) -> None:
+    net = tiny_model("llama", VOCAB)
+    model = wrap_model(net, word_level(["a"]), "tiny")
+    with torch.no_grad():
+        net.model.embed_tokens.weight[8] = float("inf")  # of no token of the probe
+    parts = find_parts(model, None, None)
+    read_layers(model, parts, [[5, 7]], [(frozenset({1}),)], [3], 2, False)
+    with pytest.raises(InputError, match=r"tiny: the lens's logits are not numbers .* float32"):
+        read_layers(model, parts, [[5, 8]], [(frozenset({1}),)], [3], 2, False)
+
+
+def test_logits_may_differ_by_the_rounding_of_their_size(tiny_model: Any) -> None:
+    net = tiny_model("llama", VOCAB)
+    near, far = torch.tensor([200.004, 3.0]), torch.tensor([200.02, 3.0])
+    assert same_logits(net, near, torch.tensor([200.0, 3.0]))
+    assert not same_logits(net, far, torch.tensor([200.0, 3.0]))
+    assert not same_logits(net, near, torch.tensor([200.0]))
+    assert not same_logits(net, torch.tensor([3.002]), torch.tensor([3.0]))
+    assert not same_logits(net, torch.tensor([float("nan")]), torch.tensor([3.0]))
+    # From 128 on the values of bfloat16 stand 1 apart.
+    half = net.to(torch.bfloat16)
+    assert same_logits(half, torch.tensor([201.0]), torch.tensor([200.0]))
+    assert not same_logits(half, torch.tensor([203.0]), torch.tensor([200.0]))
 
 
 def test_named_modules_and_clear_errors(tiny_model: Any, word_level: Any) -> None:

@@ -270,9 +270,35 @@ def test_an_interrupted_trace_gives_the_same_bytes(
     assert len(calls) == 1
 
 
+def test_a_killed_trace_goes_on_with_changed_settings_from_the_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = world.root / "whole", world.root / "broken"
+    real, calls = trace_module.trace_direction, []
+
+    def once(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trace_module, "trace_direction", once)
+        with pytest.raises(KeyboardInterrupt):
+            trace(world, broken)
+    assert len(list((broken / ".work").glob("items-*.parquet"))) == 1
+    changed = TraceSettings(**{**vars(TRACE), "top_k": 2})
+    trace(world, broken, changed)
+    trace(world, whole, changed)
+    assert digests(whole) == digests(broken)
+
+
 def test_trace_writes_layers_and_classes(world: World) -> None:
     out = world.root / "trace"
     trace(world, out)
+    for name in ("items", "layers", "heatmaps"):
+        metadata = pq.read_schema(out / f"{name}.parquet").metadata
+        assert metadata[b"fingerprint"].decode() == world.tokenizer.fingerprint
     items = pq.read_table(out / "items.parquet").to_pylist()
     layers = pq.read_table(out / "layers.parquet").to_pylist()
     assert len(items) == 2 * (N - 1)
