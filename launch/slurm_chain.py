@@ -174,7 +174,7 @@ def _around(site: Site) -> str:
         '  if [ "$state" = RUNNING ] && { [ $stops -gt 0 ] || may_retry; }; then',
         f'    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {restarts} ]; then',
         '      echo "error: status $status after ${SLURM_RESTART_COUNT:-0} restarts, and the" \\',
-        f'        "profile allows {restarts} (restarts). Launched again, it goes on from what is done"',
+        f'        "profile allows {restarts} (restarts). The same launch goes on from here"',
         '      exit "$status"',
         "    fi",
         '    echo "status $status: back into the queue, goes on from what is done"',

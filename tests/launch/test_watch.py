@@ -24,7 +24,7 @@ from mining.common.stage import begin, read_manifest
 from tests.conftest import REPOSITORY
 from tests.wandb_files import OfflineRun, read_runs
 from training.settings import WandbSettings
-from training.wandb_runs import safe_name
+from training.wandb_runs import safe_name, sync_hint
 
 wandb = pytest.importorskip("wandb", reason="needs the extra: pip install 'semantic-pivots[wandb]'")
 
@@ -192,7 +192,8 @@ def test_a_stage_is_logged_once_and_always_as_the_same_run(
         watch.close()
     found = [run for run in read_runs(chain) if run.name == "count"]
     assert [run.id for run in found] == [runs["count"].id] * 2
-    assert "wandb sync" in caplog.text
+    assert sync_hint(chain) in caplog.text
+    assert sync_hint(Path("my runs")).endswith("wandb sync 'my runs'/wandb/offline-run-*")
 
 
 def test_the_same_stage_done_elsewhere_is_another_run(tmp_path: Path) -> None:
