@@ -21,6 +21,8 @@ from tests.conftest import REPOSITORY
 from tests.launch.test_launch import TRAIN, write_profile
 from tests.training.conftest import write_mix
 
+ACCELERATE = str(REPOSITORY / "configs/accelerate/one-node.yaml")
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -37,7 +39,7 @@ def rank_logs(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accelerate", [None, str(REPOSITORY / "configs/accelerate/one-node.yaml")])
+@pytest.mark.parametrize("accelerate", [None, ACCELERATE])
 def test_a_training_of_two_processes(here: Path, accelerate: str | None) -> None:
     write_mix(here / "mix")
     profile = write_profile(
@@ -91,12 +93,15 @@ def test_a_launch_that_is_told_to_stop_waits_for_the_checkpoint(here: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accelerate", [None, ACCELERATE])
 def test_a_failure_of_one_process_is_the_exit_code(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, accelerate: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The first process finds its folder taken, while the second waits for it."""
     write_mix(here / "mix")
-    profile = write_profile(here / "p.yaml", kind="local", stages={"train": {"processes": 2}})
+    profile = write_profile(
+        here / "p.yaml", kind="local", stages={"train": {"processes": 2}}, accelerate=accelerate
+    )
     held = begin("train", Path("run/train/pivot/0"), {}, {})
     assert held is not None
     arguments = ["launch", "train", "--on", profile, "--out", "run", *TRAIN]
