@@ -5,7 +5,8 @@ Writes `items.parquet` (trace, evaluation and counts joined), `roc.parquet` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from eval.stats import Bootstrap, Floats
 from eval.thresholds import classes_at, top_tokens
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json
-from mining.common.logs import log
+from mining.common.logs import log, progress
 from mining.common.shards import write_table
 from mining.common.stage import StageInput, begin, read_manifest, settings_dict
 
@@ -95,19 +96,28 @@ def summarise(data: Observations, bands: Sequence[int], bootstrap: Bootstrap) ->
     direct = data.log_freq["pair"]
     pivots = data.pivot_contribution
     both = {"direct": direct, "pivot_contribution": pivots}
-    return {
+    parts: dict[str, Callable[[], Any]] = {
+        "auc": lambda: {name: auc_table(data, name, bootstrap) for name in PREDICTORS},
+        "correlation": lambda: {
+            name: correlation_table(data, name, bootstrap) for name in PREDICTORS
+        },
+        "line": lambda: fit_table(data, {"direct": direct}, bootstrap),
+        "fit": lambda: fit_table(data, both, bootstrap),
+        "partial": lambda: partial_table(data, bootstrap),
+        "calibration": lambda: calibration_table(data, bands, bootstrap),
+        "held_out": lambda: held_out_table(data, {**data.log_freq, "pivots": pivots}, bootstrap),
+    }
+    found: dict[str, Any] = {
         "n_items": len(data),
         "n_scored": len(data.scored()),
         "behaviours": {name: list(data.behaviour).count(name) for name in BEHAVIOURS},
         "confidence": bootstrap.confidence,
-        "auc": {name: auc_table(data, name, bootstrap) for name in PREDICTORS},
-        "correlation": {name: correlation_table(data, name, bootstrap) for name in PREDICTORS},
-        "line": fit_table(data, {"direct": direct}, bootstrap),
-        "fit": fit_table(data, both, bootstrap),
-        "partial": partial_table(data, bootstrap),
-        "calibration": calibration_table(data, bands, bootstrap),
-        "held_out": held_out_table(data, {**data.log_freq, "pivots": pivots}, bootstrap),
     }
+    with progress("attribute", len(parts), "statistics") as ticker:
+        for name, part in parts.items():
+            found[name] = part()
+            ticker.advance()
+    return found
 
 
 def auc_by_threshold(
@@ -123,14 +133,16 @@ def auc_by_threshold(
     keys = list(zip(*(items.column(name).to_pylist() for name in KEYS), strict=True))
     thresholds = read_manifest(trace, "trace").settings["thresholds"]
     found = []
-    for rule, cuts in (("winner", (0.0, *thresholds)), ("any", thresholds)):
-        for cut in cuts:
+    cuts = [("winner", 0.0), *itertools.product(("winner", "any"), thresholds)]
+    with progress("attribute: thresholds", len(cuts), "thresholds") as ticker:
+        for rule, cut in cuts:
             kinds = dict(zip(keys, classes_at(top, rule, cut).tolist(), strict=True))
             known = [{**row, "behaviour": kinds[_key(row)]} for row in rows if kinds[_key(row)]]
             record: dict[str, Any] = {"rule": rule, "threshold": cut, "n": len(known)}
             if known:
                 record["auc"] = auc_table(observations(known), "pair", bootstrap)["mean"]
             found.append(record)
+            ticker.advance()
     return found
 
 

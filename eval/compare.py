@@ -28,7 +28,7 @@ from eval.resampling import MEASURES
 from eval.settings import CompareSettings
 from eval.stats import Bootstrap, Floats, mean_over_columns, weighted_means
 from mining.common.files import dump_json, read_json, write_json
-from mining.common.logs import log
+from mining.common.logs import log, progress
 from mining.common.shards import write_table
 from mining.common.stage import (
     Input,
@@ -145,8 +145,10 @@ def run_compare(
     for name, table in tables.items():
         write_table(out / f"{name}.parquet", table)
     figures = FigureWriter(out / "figures")
-    for chart in heatmap_figures(tables["directions"].to_pandas()):
-        figures.figure(chart, "")
+    with progress("compare: heatmaps", len(summaries), "models") as ticker:
+        for chart in heatmap_figures(tables["directions"].to_pandas()):
+            figures.figure(chart, "")
+            ticker.advance()
     if (line := series_figure(tables["series"].to_pandas())) is not None:
         figures.figure(line, "")
         log.info("compare: Score against step is drawn in %s", out / "figures" / "series.png")
@@ -235,22 +237,27 @@ def _level(
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    measures = next(iter(grids.values()))
-    for measure in measures if pairs else ():
-        values = [(grids[a][measure], grids[b][measure]) for a, b in pairs]
-        parts = np.column_stack([contributions(*two) for two in values])
-        p, exact = sign_flip_p_values(parts, permutations, bootstrap.seed)
-        found = [difference(*two, bootstrap) for two in values]
-        p[[one.n_items == 0 for one in found]] = np.nan
-        for k, (adjusted, one) in enumerate(zip(holm(p), found, strict=True)):
-            means = [_common_mean(*two) for two in (values[k], values[k][::-1])]
-            rows.append({
-                "level": level, "model": pairs[k][0], "reference": pairs[k][1], "measure": measure,
-                "mean": means[0], "reference_mean": means[1], "difference": one.interval.value,
-                "low": one.interval.low, "high": one.interval.high, "p": _finite(p[k]),
-                "p_holm": _finite(adjusted), "p_exact": bool(exact[k]), "n_items": one.n_items,
-                "n_concepts": one.n_concepts,
-            })  # fmt: skip
+    measures = next(iter(grids.values())) if pairs else {}
+    with progress(f"compare: {level}", len(measures) * len(pairs), "comparisons") as ticker:
+        for measure in measures:
+            values = [(grids[a][measure], grids[b][measure]) for a, b in pairs]
+            parts = np.column_stack([contributions(*two) for two in values])
+            p, exact = sign_flip_p_values(parts, permutations, bootstrap.seed)
+            found = []
+            for two in values:
+                found.append(difference(*two, bootstrap))
+                ticker.advance()
+            p[[one.n_items == 0 for one in found]] = np.nan
+            for k, (adjusted, one) in enumerate(zip(holm(p), found, strict=True)):
+                means = [_common_mean(*two) for two in (values[k], values[k][::-1])]
+                rows.append({
+                    "level": level, "model": pairs[k][0], "reference": pairs[k][1],
+                    "measure": measure, "mean": means[0], "reference_mean": means[1],
+                    "difference": one.interval.value, "low": one.interval.low,
+                    "high": one.interval.high, "p": _finite(p[k]), "p_holm": _finite(adjusted),
+                    "p_exact": bool(exact[k]), "n_items": one.n_items,
+                    "n_concepts": one.n_concepts,
+                })  # fmt: skip
     return rows
 
 

@@ -7,6 +7,7 @@ name in the first run; all differences are paired by item.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -222,7 +223,7 @@ def _lineage(evaluations: Mapping[RunKey, Path], names: Sequence[str]) -> tuple[
         for (label, seed), folder in evaluations.items()
     )
     columns = (Column("model"), Column("seed", "num"), Column("manifest of evaluate", "code"))
-    text = f"pivots compare {' '.join(names)} --out COMPARISON"
+    text = shlex.join(["pivots", "compare", *names, "--out", "COMPARISON"])
     return (
         Table("What was compared.", columns, rows, tall=len(rows) > 20),
         Code("To make it again", text),

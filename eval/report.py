@@ -8,6 +8,7 @@ Writes `report.html` (opens from disk, needs no network) and `figures/*.png`, `f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from eval.chart_style import make_palette, warn_without_cjk_font
@@ -27,7 +28,7 @@ from eval.report_models import (
     training_section,
     translation_section,
 )
-from eval.report_page import Answer, Card, Page, render
+from eval.report_page import Answer, Card, Page, Section, render
 from eval.report_results import Results, compute
 from eval.report_sentences import sentences_sections
 from eval.report_settings import ReportSettings
@@ -41,7 +42,7 @@ from eval.report_text import (
     signed,
 )
 from mining.common.files import write_text
-from mining.common.logs import log
+from mining.common.logs import log, progress
 from mining.common.stage import begin, settings_dict
 
 __all__ = ["ReportInputs", "run_report"]
@@ -103,21 +104,28 @@ def make_page(
         cautions=tuple(_cautions(data, results, settings)),
         figure=figure,
     )
-    sections = (
-        corpus_section(data, figures),
-        pivots_section(data, settings, figures),
-        proportions_section(data, settings, palette, figures),
-        mixes_section(data, palette, figures),
-        training_section(data, palette, figures),
-        translation_section(
-            data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
-        ),
-        *sentences_sections(data),
-        layers_section(data, results, settings, palette, stages.trace, figures),
-        cause_section(data, palette, figures),
-        attribution_section(data, results, settings, palette, figures),
-        lineage_section(data, settings, stages, seed),
+    parts: tuple[Callable[[], Iterable[Section]], ...] = (
+        lambda: [corpus_section(data, figures)],
+        lambda: [pivots_section(data, settings, figures)],
+        lambda: [proportions_section(data, settings, palette, figures)],
+        lambda: [mixes_section(data, palette, figures)],
+        lambda: [training_section(data, palette, figures)],
+        lambda: [
+            translation_section(
+                data, results, settings, palette, figures, comparison_blocks(data.compared, figures)
+            )
+        ],
+        lambda: sentences_sections(data),
+        lambda: [layers_section(data, results, settings, palette, stages.trace, figures)],
+        lambda: [cause_section(data, palette, figures)],
+        lambda: [attribution_section(data, results, settings, palette, figures)],
+        lambda: [lineage_section(data, settings, stages, seed)],
     )
+    sections: list[Section] = []
+    with progress("report", len(parts), "sections") as ticker:
+        for part in parts:
+            sections += part()
+            ticker.advance()
     frame = data.proportions.by_source
     return Page(
         title=settings.title,
@@ -128,7 +136,7 @@ def make_page(
         facts=tuple(_facts(data, results)),
         answer=answer,
         cards=tuple(_cards(data, results, settings)),
-        sections=sections,
+        sections=tuple(sections),
         footer="Made by `pivots report`. The page holds everything it needs; the figures are also "
         "beside it in figures/, as PNG and SVG.",
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +32,7 @@ from eval.report_answer import (
 from eval.report_data import RunData, records
 from eval.report_settings import ReportSettings
 from eval.stats import Bootstrap
+from mining.common.logs import progress
 
 PREDICTORS = {
     "both words": "pair",
@@ -94,41 +97,31 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
         for arm, part in by_arm(attributed, data.arms).items()
     }
     predictors = PREDICTORS if observed else {}
-    aucs = {
-        name: {
-            arm: auc_by_direction(part, predictor, directions, bootstrap)
-            for arm, part in observed.items()
-        }
-        for name, predictor in predictors.items()
-    }
-    return Results(
-        directions=directions,
-        items=items,
-        n_unscored=len(everything) - len(items),
-        scores={arm: estimate(one, bootstrap) for arm, one in scores.items()},
-        accuracies={arm: estimate(one, bootstrap) for arm, one in hits.items()},
-        reciprocal_ranks={arm: estimate(one, bootstrap) for arm, one in ranks.items()},
-        differences={arm: estimate(one, bootstrap) for arm, one in pairs.items()},
-        accuracy_differences={
+    statistics: dict[str, Callable[[], Any]] = {
+        "scores": lambda: {arm: estimate(one, bootstrap) for arm, one in scores.items()},
+        "accuracies": lambda: {arm: estimate(one, bootstrap) for arm, one in hits.items()},
+        "reciprocal_ranks": lambda: {arm: estimate(one, bootstrap) for arm, one in ranks.items()},
+        "differences": lambda: {arm: estimate(one, bootstrap) for arm, one in pairs.items()},
+        "accuracy_differences": lambda: {
             arm: estimate(paired(hits[arm], hits[base]), bootstrap) for arm in others
         },
-        seed_scores={arm: seed_means(one) for arm, one in scores.items()},
-        seed_differences=seed_means(pairs[settings.candidate])
-        if settings.candidate in pairs
-        else {},
-        groups=_groups(parts, directions, bootstrap),
-        chance=chance(items),
-        attributed=attributed,
-        aucs=aucs,
-        correlations={
+        "groups": lambda: _groups(parts, directions, bootstrap),
+        "aucs": lambda: {
+            name: {
+                arm: auc_by_direction(part, predictor, directions, bootstrap)
+                for arm, part in observed.items()
+            }
+            for name, predictor in predictors.items()
+        },
+        "correlations": lambda: {
             arm: {
                 name: correlation(part, predictor, bootstrap)
                 for name, predictor in predictors.items()
             }
             for arm, part in observed.items()
         },
-        fits={arm: two_variable_fit(part, bootstrap) for arm, part in observed.items()},
-        curves={
+        "fits": lambda: {arm: two_variable_fit(part, bootstrap) for arm, part in observed.items()},
+        "curves": lambda: {
             arm: {
                 str(behaviour): layer_curves(rows, bootstrap)
                 for behaviour, rows in part.groupby("behaviour")
@@ -136,6 +129,23 @@ def compute(data: RunData, settings: ReportSettings, seed: int) -> Results:
             }
             for arm, part in by_arm(data.layers, data.arms).items()
         },
+    }
+    found: dict[str, Any] = {}
+    with progress("report: intervals", len(statistics), "statistics") as ticker:
+        for name, statistic in statistics.items():
+            found[name] = statistic()
+            ticker.advance()
+    return Results(
+        directions=directions,
+        items=items,
+        n_unscored=len(everything) - len(items),
+        seed_scores={arm: seed_means(one) for arm, one in scores.items()},
+        seed_differences=seed_means(pairs[settings.candidate])
+        if settings.candidate in pairs
+        else {},
+        chance=chance(items),
+        attributed=attributed,
+        **found,
     )
 
 

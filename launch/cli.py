@@ -9,7 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.config import DRY_RUN, STAGES, TOOLS, RunConfig, parse_config, save_config
+from launch.config import (
+    DRY_RUN,
+    LOUDNESS,
+    STAGES,
+    TOOLS,
+    RunConfig,
+    parse_config,
+    save_config,
+    shipped,
+)
 from mining.common.errors import PivotsError, SettingsError
 from mining.common.lineage import lineage, verify_outputs
 from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
@@ -45,7 +54,7 @@ Mine semantic pivots from a multilingual corpus, train on pivot-aware mixes, tra
 
 Every command takes --help, --print_config, --verbose and --quiet; OUT/run.log has the log of every
 stage. A config without corpus.path runs on a generated world that needs no download:
-configs/quickstart.yaml.
+{quickstart}
 
 Exit codes: 0 done; 1 failed; 2 a wrong setting or command line; 3 an input is missing or of the
 wrong kind; 4 another process is writing there; 5 an optional package is missing; 6 a task on
@@ -57,16 +66,18 @@ goes on from there.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see mining.common.errors for their meaning)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    flags = [argument for argument in given if argument in LOUDNESS]
+    arguments = [argument for argument in given if argument not in LOUDNESS]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
     if arguments[0] == "--version":
         print(f"semantic-pivots {code_version()}")
         return 0
-    verbose, quiet = (flag in arguments for flag in ("--verbose", "--quiet"))
-    arguments = [a for a in arguments if a not in ("--verbose", "--quiet")]
-    setup_logging(verbose, quiet)
+    setup_logging(verbose="--verbose" in flags, quiet="--quiet" in flags)
+    if arguments[0] == "launch":
+        arguments += flags  # for the stages
     # Bars of libraries would break up our own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -102,7 +113,9 @@ def _usage() -> str:
     width = max(map(len, STAGES))
     lines = [f"    {name:<{width}}  {text}" for name, (text, _) in STAGES.items()]
     tools = [f"  pivots {name:<17} {text}" for name, (text, _) in TOOLS.items()]
-    return USAGE.format(stages="\n".join(lines), tools="\n".join(tools))
+    return USAGE.format(
+        stages="\n".join(lines), tools="\n".join(tools), quickstart=shipped("quickstart.yaml")
+    )
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
@@ -131,8 +144,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         if config.corpus.path is None and not any(a.startswith("--config") for a in arguments):
             # The defaults are for somebody's corpus; a world wants others, and fails at the mix.
             raise SettingsError(
-                "run: found no documents; give a config (configs/quickstart.yaml generates them) "
-                "or --corpus.path FOLDER"
+                f"run: found no documents; give a config ({shipped('quickstart.yaml')} generates "
+                "them) or --corpus.path FOLDER"
             )
         return _run(config)
     if command == "compare" and arguments and not arguments[0].startswith("-"):

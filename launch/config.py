@@ -180,6 +180,9 @@ TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 COMMANDS = {**STAGES, **TOOLS}
 DRY_RUN = "--dry_run"
+LOUDNESS = ("--verbose", "--quiet")
+# The shipped configurations: beside the packages, in the repository as where a wheel is installed.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DRY_RUN_HELP = (
     "print the expected time, memory and output size, measured on a sample; count nothing"
 )
@@ -215,6 +218,12 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
         on_line = any(a.split("=")[0] == f"--{key}" for a in arguments)
         place = "command line: " if on_line else _named_files(arguments)
         raise SettingsError(f"{place}{where}{'.' if where else ''}{error}") from None
+
+
+def shipped(name: str) -> str:
+    """The path of a shipped configuration or a folder of them, as it is written from here."""
+    path = CONFIGS / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def wandb_settings(config: RunConfig) -> WandbSettings:

@@ -11,6 +11,7 @@ import functools
 import math
 import multiprocessing
 import os
+import shlex
 import typing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from launch.config import RunConfig, parse_config, save_config, wandb_settings
+from launch.config import RunConfig, parse_config, save_config, shipped, wandb_settings
 from mining.common.errors import PivotsError, SettingsError, TaskError
 from mining.common.logs import log, progress, setup_logging
 from mining.mix_settings import PLANTED_ARMS, Arm
@@ -64,12 +65,14 @@ def experiment(arguments: Sequence[str]) -> int:
     if not any(argument.startswith("--config") for argument in arguments):
         name = {"world": "world", "text": "real"}[arguments[0]]
         raise SettingsError(
-            f"experiment: found no settings; give --config configs/experiment/{name}.yaml"
+            f"experiment: found no settings; give --config {shipped(f'experiment/{name}.yaml')}"
         )
     if missing := sorted({"pivot", "random"} - set(config.mix.arms)):
         raise SettingsError(f"mix.arms: found no {' and '.join(missing)}, which are compared")
     # The resolved settings: what was given on the command line is in them.
-    command = f"pivots experiment {arguments[0]} --config {config.out}/config.yaml"
+    command = shlex.join(
+        ["pivots", "experiment", arguments[0], "--config", f"{config.out}/config.yaml"]
+    )
     conclusion = kinds[arguments[0]](config, command)
     print(conclusion)
     print(f"report: {(Path(config.out) / 'experiment' / 'report.html').resolve()}")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from launch.config import DRY_RUN, STAGES, RunConfig, config_text, parse_config, save_config
+from launch.config import (
+    DRY_RUN,
+    LOUDNESS,
+    STAGES,
+    RunConfig,
+    config_text,
+    parse_config,
+    save_config,
+    shipped,
+)
 from launch.local_chain import local_scripts
 from launch.pipeline import Plan
 from launch.profiles import Profile, load_profile
@@ -15,12 +27,13 @@ from launch.scripts import Site, refuse_secrets
 from launch.slurm_chain import JOBS, slurm_scripts
 from launch.spark_submit import is_untested, pack_project, spark_scripts
 from launch.steps import Step, find_steps
-from mining.common.errors import BusyError, MissingDependencyError, SettingsError
+from mining.common.errors import BusyError, MissingDependencyError, SettingsError, TaskError
 from mining.common.files import remove_tree, write_bytes, write_text
-from mining.common.slurm_jobs import list_queue
+from mining.common.slurm_jobs import SHORT_PATIENCE, list_queue
 from mining.engine_settings import EngineSettings, SparkSettings
 
 FOLDER = "launch"
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 USAGE = """\
 usage: pivots launch CONFIG --on PROFILE [--dry_run] [--section.key VALUE ...]
        pivots launch STAGE [--config FILE] --on PROFILE [--dry_run] [--section.key VALUE ...]
@@ -32,14 +45,20 @@ Runs the whole chain (CONFIG), or one stage, where PROFILE says:
            trainings on several nodes by torchrun; requeued when preempted, killed or out of time
   spark    the mining stages by spark-submit, the others on this machine
 
-PROFILE is a name of configs/launch/ or a file like those. Copy one and fill in what your site
+PROFILE is a name of {profiles}/ or a file like those. Copy one and fill in what your site
 wants: partition, account, modules, container, Python, nodes, GPUs. Nothing of that is in the
 program. Secrets such as WANDB_API_KEY stay in your shell: the profile names them (inherit).
 
   --dry_run   write the scripts into OUT/launch/, print what would be submitted, start nothing
+  --verbose, --quiet   are handed on to the stages
+
+SIGTERM and Ctrl-C go on to the stage that is at work on this machine, a training saves a
+checkpoint, and this waits for it; the code is then 143 or 130. Else the code is that of the stage
+that failed (pivots --help lists them), with several processes that of the first one to fail. On
+Slurm it says whether the jobs were submitted; `pivots status` tells how they ended.
 
 First steps on a cluster:
-  cp configs/launch/slurm.yaml my-cluster.yaml              # edit partition, time, gpus, setup
+  cp {profiles}/slurm.yaml my-cluster.yaml              # edit partition, time, gpus, setup
   pivots launch my.yaml --on my-cluster.yaml --dry_run      # read what it would do
   pivots launch my.yaml --on my-cluster.yaml
   pivots status OUT                                         # stages, tasks, logs, time left
@@ -51,12 +70,17 @@ The same command again does only what is missing. See docs/CLUSTERS.md.
 def launch(arguments: Sequence[str]) -> int:
     """Run `pivots launch` on its command line; returns the exit code."""
     if not arguments or "-h" in arguments or "--help" in arguments:
-        print(USAGE)
+        print(USAGE.format(profiles=shipped("launch")))
         return 0 if arguments else 2
     what, options = arguments[0], list(arguments[1:])
     profile_name = _take(options, "--on")
-    dry_run = DRY_RUN in options
-    options = [option for option in options if option != DRY_RUN]
+    dry_run, flags = DRY_RUN in options, tuple(one for one in options if one in LOUDNESS)
+    options = [option for option in options if option not in (DRY_RUN, *LOUDNESS)]
+    if engine := next((one for one in options if one.startswith("--engine")), None):
+        raise SettingsError(
+            f"command line: found {engine.split('=')[0]}; where tasks run is the profile's matter: "
+            "set engine there"
+        )
     stage = what if what in STAGES else None
     if stage is None:
         if what.startswith("-") or not Path(what).is_file():
@@ -74,7 +98,7 @@ def launch(arguments: Sequence[str]) -> int:
         )
     config = dataclasses.replace(config, engine=_engine(profile))
     out = Path(config.out)
-    site = Site(out / FOLDER, Path.cwd(), profile)
+    site = Site(out / FOLDER, Path.cwd(), profile, flags)
     steps = find_steps(Plan(config), stage)
     _refuse_second(site)
     starter = _write(config, steps, site)
@@ -84,9 +108,15 @@ def launch(arguments: Sequence[str]) -> int:
         _show(site, starter)
         return 0
     if profile.kind == "spark" and is_untested(site):
-        print(f"written, not started, as nobody has tried it: read it, then run bash {starter}")
+        print(
+            f"written, not started, as nobody has tried it: read it, then run "
+            f"bash {shlex.quote(str(starter))}"
+        )
         return 0
-    return _submit(starter, steps, out) if profile.kind == "slurm" else _run(starter)
+    if profile.kind == "slurm":
+        return _submit(starter, steps, out)
+    (site.folder / JOBS).unlink(missing_ok=True)  # of an earlier launch on Slurm, none in the queue
+    return _run(starter)
 
 
 def _take(options: list[str], name: str) -> str | None:
@@ -108,17 +138,25 @@ def _engine(profile: Profile) -> EngineSettings:
 
 
 def _refuse_second(site: Site) -> None:
-    """BusyError where jobs of an earlier launch are in the queue: they write where ours will."""
+    """BusyError where jobs of an earlier launch are in the queue: they write where ours will.
+
+    Also where Slurm has no answer.
+    """
     path = site.folder / JOBS
     jobs = [line.split()[1] for line in path.read_text().splitlines()] if path.is_file() else []
     try:
-        queued = sorted({job for job, _, _ in list_queue(jobs)}) if jobs else []
+        queued = sorted({job for job, _, _ in list_queue(jobs, SHORT_PATIENCE)}) if jobs else []
     except FileNotFoundError:
         return  # no Slurm here
+    except TaskError as error:
+        raise BusyError(
+            f"{site.folder}: jobs of an earlier launch may wait or run, and Slurm cannot be asked "
+            f"({error}). If they are surely gone, remove {path}"
+        ) from None
     if queued:
         raise BusyError(
             f"{site.folder}: jobs of an earlier launch wait or run: wait for them (pivots status "
-            f"{site.folder.parent}), or end them with scancel {' '.join(queued)}"
+            f"{shlex.quote(str(site.folder.parent))}), or end them with scancel {' '.join(queued)}"
         )
 
 
@@ -151,7 +189,7 @@ def _write(config: RunConfig, steps: list[Step], site: Site) -> Path:
 def _show(site: Site, starter: Path) -> None:
     for path in [starter, *sorted({*site.folder.glob("*.sh")} - {starter})]:
         print(f"==> {path} <==\n{path.read_text(encoding='utf-8')}")
-    print(f"nothing was started; this starts it: bash {starter}")
+    print(f"nothing was started; this starts it: bash {shlex.quote(str(starter))}")
 
 
 def _submit(starter: Path, steps: list[Step], out: Path) -> int:
@@ -166,10 +204,39 @@ def _submit(starter: Path, steps: list[Step], out: Path) -> int:
             f"launch: sbatch refuses a job, none was left in the queue: {done.stderr.strip()}. "
             f"See {starter.parent} and the profile"
         )
-    print(f"{len(steps)} jobs are in the queue; see how they are with: pivots status {out}")
+    command = f"pivots status {shlex.quote(str(out))}"
+    print(f"{len(steps)} jobs are in the queue; see how they are with: {command}")
     return 0
 
 
 def _run(starter: Path) -> int:
-    """Run the stages here; their own errors have been printed when this returns."""
-    return subprocess.run(["bash", str(starter)], check=False).returncode
+    """Run the stages here; their own errors have been printed when this returns.
+
+    A signal that ends this command is the script's, which hands it on and waits for the stage.
+    """
+    received: list[int] = []
+    script: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        received.append(number)
+        for one in script:
+            one.send_signal(number)
+
+    with _handled(hand_on):
+        script.append(subprocess.Popen(["bash", str(starter)]))
+        if received:  # before there was a script
+            script[0].send_signal(received[0])
+        code = script[0].wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Let a handler take the signals that end a command, but those that are ignored (nohup)."""
+    ending = [one for one in ENDING if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in ending}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -15,6 +15,46 @@ from launch.scripts import (
 )
 from launch.steps import Step
 
+RUN_LINES = """\
+set -u
+signals=0 ended= stage= told=
+# What ends this is handed on to the stage at work, once, as SIGTERM: a training saves a checkpoint.
+stop() {
+  signals=$((signals + 1))
+  ended=${ended:-$1}
+  tell
+}
+tell() {
+  if [ -n "$ended" ] && [ -n "$stage" ] && [ -z "$told" ]; then
+    told=yes
+    kill -TERM "$stage" 2>/dev/null
+  fi
+}
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
+# Run a stage (TITLE SCRIPT LOG), and end with its status where that is not 0.
+run() {
+  local seen=-1 status=0 log
+  [ -z "$ended" ] || exit "$ended"
+  echo "$1"
+  exec 3> >(trap '' HUP INT TERM; exec tee -a "$3")  # which ends after all that write there
+  log=$!
+  bash "$2" >&3 2>&1 3>&- &
+  stage=$!
+  exec 3>&-
+  tell  # where the signal came while the stage was started
+  while [ $seen != $signals ]; do  # a signal ends only the waiting
+    seen=$signals
+    wait "$stage"
+    status=$?
+  done
+  stage=
+  wait "$log"
+  [ $status = 0 ] || exit "${ended:-$status}"
+}
+"""
+
 
 def local_scripts(steps: list[Step], site: Site) -> dict[str, str]:
     """File name -> content of all that a launch on this machine needs."""
@@ -56,15 +96,9 @@ def _shared_lines(step: Step, site: Site) -> list[str]:
 def run_script(steps: list[Step], site: Site, notes: list[str]) -> str:
     """The script that runs the steps one after another; `notes` are comments at its head."""
     logs = shlex.quote(str(site.logs))
-    lines = [
-        *begin_script("Runs the stages one after another.", site, []),
-        *notes,
-        "set -euo pipefail",
-    ]
+    lines = [*begin_script("Runs the stages one after another.", site, []), *notes, RUN_LINES]
     for number, step in enumerate(steps, start=1):
         script = shlex.quote(str(site.script(step)))
-        lines += [
-            f'echo "[{number}/{len(steps)}] {step.stage}"',
-            f"bash {script} 2>&1 | tee -a {logs}/{step.file}.log",
-        ]
+        title = f'"[{number}/{len(steps)}] {step.stage}"'
+        lines.append(f"run {title} {script} {logs}/{step.file}.log")
     return "\n".join(lines) + "\n"

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.config import STAGES
+from launch.config import CONFIGS, STAGES, shipped
 from mining.common.errors import InputError, SettingsError, check_setting
 from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "launch"
+FOLDER = CONFIGS / "launch"
 # Stages whose work several processes of a launcher share.
 SHARED_STAGES = ("train", "evaluate")
 # sbatch options that the scripts set from other fields, or need as they are.
@@ -26,7 +26,12 @@ OWN_OPTIONS = {
     "kill-on-invalid-dep", "mem", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output",
     "partition", "requeue", "signal", "time",
 }  # fmt: skip
-SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(^|_)(KEY|TOKEN|PASS|PASSWD|PAT|BEARER|CREDS?|DSN)(_|$)"
+    r"|(API|ACCESS|PRIVATE|AUTH)_?(KEY|TOKEN)"  # WANDB_APIKEY, API_KEYS
+    r"|SECRET|PASSWORD|PASSPHRASE|CREDENTIAL",
+    re.IGNORECASE,
+)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -107,6 +112,8 @@ class Profile:
         stages: stage -> what is different for it.
         grace_seconds: from SIGTERM to the end of a job's time; a training saves a checkpoint.
         retries: a job that was killed is put back into the queue if it has been so less often.
+        restarts: a job whose time was up is put back into the queue if it has been so less often,
+            for whatever reason; one that comes to no checkpoint in its time would go on for ever.
         spark: how spark-submit starts stages.
     """
 
@@ -122,6 +129,7 @@ class Profile:
     stages: dict[str, JobSettings] = field(default_factory=dict)
     grace_seconds: int = 120
     retries: int = 2
+    restarts: int = 20
     spark: SubmitSettings = field(default_factory=SubmitSettings)
 
     def __post_init__(self) -> None:
@@ -147,7 +155,8 @@ class Profile:
         fits = self.kind != "spark" or self.engine.spark.master is not None
         check_setting(self, "engine", fits, "spark.master, such as spark://host:7077")
         check_setting(self, "grace_seconds", self.grace_seconds >= 1, "at least 1")
-        check_setting(self, "retries", self.retries >= 0, "at least 0")
+        for key in ("retries", "restarts"):
+            check_setting(self, key, getattr(self, key) >= 0, "at least 0")
 
     def of(self, stage: str) -> JobSettings:
         """What a stage's job has."""
@@ -185,14 +194,14 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = FOLDER / f"{name}.yaml"
-    if not shipped.is_file():
+    found = FOLDER / f"{name}.yaml"
+    if not found.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise SettingsError(
-            f"--on {name}: no such file, nor a shipped profile ({known}); those of "
-            "the repository's configs/launch are a start"
+            f"--on {name}: no such file, nor a shipped profile ({known}); copy one of "
+            f"{shipped('launch')}"
         )
-    return shipped
+    return found
 
 
 def _with_defaults(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _rank(member: str) -> int:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []
         ours = process.info["cwd"] == str(Path.cwd()) and f'["{member}"]' in line
-        if ours and "launch.cli" in line and "torch.distributed.run" not in line:
+        if ours and "launch.cli" in line and "launch.processes" not in line:
             return int(process.pid)
     raise TaskError(f"{RUN}: no process trains {member}")
 

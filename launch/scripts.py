@@ -36,6 +36,7 @@ class Site:
     folder: Path
     directory: Path
     profile: Profile
+    flags: tuple[str, ...] = ()  # of every stage's command
 
     @property
     def config(self) -> Path:
@@ -86,8 +87,11 @@ def member_lines(step: Step, variable: str | None) -> list[str]:
 
 def stage_command(step: Step, site: Site) -> str:
     """The command of a step in one process."""
-    program = [site.python, "-m", "launch.cli", step.stage, "--config", str(site.config)]
-    return f'{_prefix(site)}{shlex.join(program)} "${{only[@]}}"'
+    return f'{_prefix(site)}{shlex.join([site.python, "-m", *_program(step, site)])} "${{only[@]}}"'
+
+
+def _program(step: Step, site: Site) -> list[str]:
+    return ["launch.cli", step.stage, "--config", str(site.config), *site.flags]
 
 
 def node_lines(step: Step, site: Site) -> list[str]:
@@ -98,17 +102,16 @@ def node_lines(step: Step, site: Site) -> list[str]:
     PIVOTS_ADDRESS, if set, is how the others reach this machine where its own name does not do.
     """
     processes = site.profile.of(step.stage).processes
-    stage = ["-m", "launch.cli", step.stage, "--config", str(site.config)]
+    launcher = [site.python, "-m", "launch.processes"]
     if site.profile.accelerate is not None:
-        launcher = [site.python, "-m", "accelerate.commands.launch"]
-        launcher += ["--config_file", site.profile.accelerate]
+        launcher += ["accelerate", "--config_file", site.profile.accelerate]
         places = (
             f'--num_machines "$PIVOTS_NODES" --num_processes $((PIVOTS_NODES * {processes})) '
             '--machine_rank "$PIVOTS_NODE" --main_process_ip "$PIVOTS_HEAD" '
             '--main_process_port "$PIVOTS_PORT" --tee 3 --log_dir "$logs"'
         )
     else:
-        launcher = [site.python, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        launcher += ["torchrun", "--nproc_per_node", str(processes)]
         # The first machine is the one that keeps the list of those that came.
         places = (
             '--nnodes "$PIVOTS_NODES" --rdzv_backend c10d --rdzv_id "$PIVOTS_JOB" '
@@ -126,7 +129,7 @@ def node_lines(step: Step, site: Site) -> list[str]:
         'mkdir -p "$logs"',
         f"exec {_prefix(site)}{shlex.join(launcher)} \\",
         f"  {places} \\",
-        f'  {shlex.join(stage)} "$@"',
+        f'  -m {shlex.join(_program(step, site))} "$@"',
     ]
 
 

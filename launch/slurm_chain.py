@@ -135,8 +135,8 @@ def _shared_lines(step: Step, site: Site) -> list[str]:
         f"""  bash -c 'PIVOTS_NODE=$SLURM_PROCID exec bash "$0" "$@"' {node} "${{only[@]}}" &""",
         "# To the processes on all nodes; this shell is none of them.",
         'stop() { scancel --signal=TERM "$me"; }',
-        "# The launcher's own code says nothing; a process with a reason has printed it. Others",
-        "# are told to stop when one is killed.",
+        "# The status is the highest of all nodes, which says nothing; a process with a reason has",
+        "# printed it. Others are told to stop when one is killed.",
         "was_killed() {",
         "  ! grep -rhs '^error: ' \"$PIVOTS_LOGS\" | grep -qv 'stopped by SIGTERM'",
         "}",
@@ -148,7 +148,7 @@ def _around(site: Site) -> str:
 
     A job that somebody cancelled is no longer RUNNING when its processes are gone.
     """
-    retries = site.profile.retries
+    retries, restarts = site.profile.retries, site.profile.restarts
     lines = [
         "# What every job does around its program. Written by `pivots launch`.",
         "# An array's own number means all of its tasks.",
@@ -172,6 +172,11 @@ def _around(site: Site) -> str:
         "    sleep 5",
         "  done",
         '  if [ "$state" = RUNNING ] && { [ $stops -gt 0 ] || may_retry; }; then',
+        f'    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {restarts} ]; then',
+        '      echo "error: status $status after ${SLURM_RESTART_COUNT:-0} restarts, and the" \\',
+        f'        "profile allows {restarts} (restarts). The same launch goes on from here"',
+        '      exit "$status"',
+        "    fi",
         '    echo "status $status: back into the queue, goes on from what is done"',
         '    scontrol requeue "$me" && sleep 60  # which Slurm ends',
         "  fi",

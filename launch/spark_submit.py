@@ -99,7 +99,7 @@ def _stage_lines(step: Step, site: Site, archive: str) -> list[str]:
         f"exec {shlex.join([_command(site), *options])} \\",
     ]
     lines += [f"  --conf {shlex.quote(f'{k}={v}')} \\" for k, v in sorted(properties.items())]
-    arguments = [str(site.folder / DRIVER), step.stage, "--config", str(site.config)]
+    arguments = [str(site.folder / DRIVER), step.stage, "--config", str(site.config), *site.flags]
     return [*lines, f"  {shlex.join(arguments)}"]
 
 

@@ -23,7 +23,7 @@ from launch.slurm_chain import JOBS
 from mining.common.errors import InputError, TaskError
 from mining.common.files import read_json
 from mining.common.logs import log
-from mining.common.slurm_jobs import list_queue
+from mining.common.slurm_jobs import SHORT_PATIENCE, list_queue
 from mining.common.stage import LOCK, MANIFEST, RUN, WORK
 
 USAGE = """\
@@ -81,8 +81,8 @@ def run_status(run: Path) -> list[StageStatus]:
     jobs = Plan(parse_config(["--config", str(newest), "--out", str(run)], "run")).jobs()
     submitted = _submitted(run / "launch" / JOBS)
     try:
-        queue = list_queue(set(submitted.values())) if submitted else []
-    except (FileNotFoundError, TimeoutError):
+        queue = list_queue(set(submitted.values()), SHORT_PATIENCE) if submitted else []
+    except (FileNotFoundError, TaskError):
         queue, submitted = [], {}  # where nobody knows, a job must not pass for a failed one
         log.warning("Slurm cannot be asked from here: what it runs or holds back is not shown")
     stages = []

@@ -54,7 +54,7 @@ class Watch:
         try:
             manifest = read_manifest(job.folder, job.stage)
             where = model_of(job, self.plan.models())
-            label = self._label(job, manifest, where)
+            label = self._label(job, where)
             note = self.folder / "wandb" / LOGGED / label.id
             if note.exists():
                 return
@@ -72,16 +72,9 @@ class Watch:
             where = sync_hint(self.folder) if self.mode == "offline" else self.settings.project
             log.info("W&B: %d runs %s; %s", self._n_logged, self.mode, where)
 
-    def _label(self, job: Job, manifest: Manifest, where: Mapping[str, Any]) -> RunLabel:
-        identity = {
-            "name": job.name,
-            "group": self.settings.group,
-            "settings": manifest.settings,
-            "inputs": manifest.inputs,
-        }
-        digest = hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
+    def _label(self, job: Job, where: Mapping[str, Any]) -> RunLabel:
         tags = (where["arm"][:MAX_TAG], f"seed-{where['seed']}") if where else ()
-        return RunLabel(digest, job.name, job.stage, tags)
+        return RunLabel(wandb_id(job.folder, self.settings.group), job.name, job.stage, tags)
 
     def _log(self, job: Job, manifest: Manifest, label: RunLabel, where: Mapping[str, Any]) -> None:
         assert self.mode != "disabled"
@@ -120,6 +113,12 @@ class Watch:
         for path in figures(job.folder):
             shown[f"figures/{path.stem}"] = wandb.Image(str(path))
         run.log(shown)
+
+
+def wandb_id(folder: Path, group: str | None) -> str:
+    """The id of a finished stage's run: that piece of work's own, so that no other has it."""
+    identity = {"group": group, "run": read_json(folder / RUN)}
+    return hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
 
 
 def model_of(job: Job, models: Iterable[Model]) -> dict[str, Any]:

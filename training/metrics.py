@@ -126,7 +126,7 @@ def start_tracker(
 ) -> Tracker:
     """The W&B run of a training, or nothing where it is disabled or cannot be had.
 
-    A training that is resumed continues the run, whose id follows from its settings and inputs.
+    A training that is resumed continues the run, whose id is the training's own.
     Raises MissingDependencyError only where online or offline is asked for by name and the package
     is missing.
     """

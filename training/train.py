@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mining.common.errors import InputError, MismatchError, SettingsError
-from mining.common.files import dump_json, read_json, remove_tree
+from mining.common.files import read_json, remove_tree
 from mining.common.logs import log
 from mining.common.stage import (
     IDENTITY,
@@ -335,9 +334,7 @@ def final_losses(metrics: Path) -> dict[str, Any]:
 def _tracker(
     wandb: WandbSettings, out: Path, run: StageRun, mix: Path, arm: str, seed: int
 ) -> Tracker:
-    identity = {"settings": run.settings, "inputs": run.inputs, "group": wandb.group}
-    run_id = hashlib.sha256(dump_json(identity).encode()).hexdigest()[:16]
-    label = RunLabel(run_id, f"train {arm}/{seed}", "train", (arm, f"seed-{seed}"))
+    label = RunLabel(run.id, f"train {arm}/{seed}", "train", (arm, f"seed-{seed}"))
     folder = out if wandb.folder is None else Path(wandb.folder)
     tracker = start_tracker(wandb, folder, label, run.settings)
     tracker.uses(mix)

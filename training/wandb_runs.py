@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ def open_run(
 
 def sync_hint(folder: Path) -> str:
     """What sends the offline runs below `folder` to W&B."""
-    return f"to send it, with WANDB_API_KEY set: wandb sync {folder}/wandb/offline-run-*"
+    place = shlex.quote(str(folder))
+    return f"to send it, with WANDB_API_KEY set: wandb sync {place}/wandb/offline-run-*"
 
 
 def log_output(run: Any, folder: Path) -> None:

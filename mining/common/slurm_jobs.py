@@ -12,13 +12,14 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mining.common.errors import BusyError
+from mining.common.errors import BusyError, TaskError
 from mining.common.files import write_text
 from mining.common.logs import log
 
 JOBS = "slurm_jobs"
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300.0
+SHORT_PATIENCE = 20.0  # where somebody sits and waits
 
 
 def note_jobs(folder: Path, jobs: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def end_jobs(folder: Path) -> None:
                 subprocess.run(["scancel", *sorted(queued)], check=False)
             while list_queue(jobs):
                 time.sleep(POLL_SECONDS)
-        except (FileNotFoundError, TimeoutError) as error:
+        except (FileNotFoundError, TaskError) as error:
             raise BusyError(
                 f"{path.parent}: tasks of the Slurm jobs {' '.join(jobs)} may still be writing "
                 f"here, and Slurm cannot be asked ({error}). Run this where squeue answers; if the "
@@ -56,17 +57,33 @@ def end_jobs(folder: Path) -> None:
         path.unlink()
 
 
-def list_queue(jobs: Collection[str]) -> list[tuple[str, str, str]]:
+def list_queue(
+    jobs: Collection[str], patience_seconds: float = PATIENCE_SECONDS
+) -> list[tuple[str, str, str]]:
     """The (job, state, reason) of what is waiting or running of some jobs, as squeue has it.
 
-    State and reason are Slurm's words (R, PD; Resources). Raises TimeoutError where squeue has no
-    answer for minutes: a busy controller is no sign that a job has ended.
+    State and reason are Slurm's words (R, PD; Resources). Raises TaskError where squeue fails or
+    hangs for so long: a busy controller is no sign that a job has ended.
     """
     command = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%t|%r"]
-    start = time.monotonic()
-    while (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        if time.monotonic() - start > PATIENCE_SECONDS:
-            raise TimeoutError(f"squeue: {done.stderr.strip()}")
-        time.sleep(POLL_SECONDS * 10)
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False,
+                timeout=max(POLL_SECONDS, end - time.monotonic()),
+            )  # fmt: skip
+            fault = done.stderr.strip() or f"status {done.returncode}"
+        except subprocess.TimeoutExpired:
+            fault = "no answer"
+        else:
+            if done.returncode == 0:
+                break
+        if time.monotonic() >= end:
+            raise TaskError(
+                f"squeue: {fault}, in {patience_seconds:.0f} s; see whether Slurm's controller is "
+                "up (scontrol ping), then the same command goes on from here"
+            )
+        time.sleep(min(POLL_SECONDS * 10, patience_seconds / 10))
     rows = [line.split("|", maxsplit=2) for line in done.stdout.splitlines()]
     return [(job, state, reason) for job, state, reason in rows if job in jobs]

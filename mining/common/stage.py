@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import resource
+import secrets
 import sys
 import time
 import weakref
@@ -226,9 +227,14 @@ def require_same(what: str, found: Mapping[str, object]) -> None:
 
 @dataclasses.dataclass
 class StageRun:
-    """A stage at work. Final files go under `out`, partial ones under `work`."""
+    """A stage at work. Final files go under `out`, partial ones under `work`.
+
+    `id` is this piece of work's own: kept where an interrupted run is continued, and another one
+    where the same is done again or elsewhere.
+    """
 
     stage: str
+    id: str
     out: Path
     work: Path
     settings: dict[str, Any]
@@ -290,6 +296,7 @@ class StageRun:
         write_json(
             self.out / RUN,
             {
+                "id": self.id,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
                 "seconds": round(seconds, 3),
                 "peak_rss_mib": usage // 1024,
@@ -361,6 +368,7 @@ def begin(
     if identity_path.is_file() and identity_path.read_text("utf-8") == dump_json(expected):
         log.info("%s: continues the interrupted run in %s", stage, out)
         remove_leftovers(out)
+        run_id = mapping(noted[1]).get("id")
     else:
         _discard(work)
         for path in out.iterdir():
@@ -371,10 +379,13 @@ def begin(
             else:
                 path.unlink()
         work.mkdir()
-        write_json(work / RUN, {"inputs": locations})
-        write_json(identity_path, expected)
+        run_id = None
+    run_id = str(run_id or secrets.token_hex(8))
+    write_json(work / RUN, {"id": run_id, "inputs": locations})
+    write_json(identity_path, expected)
     return StageRun(
         stage=stage,
+        id=run_id,
         out=out,
         work=work,
         settings=expected["settings"],

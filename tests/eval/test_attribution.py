@@ -109,7 +109,8 @@ def test_two_variable_fit() -> None:
     assert table["direct"]["value"] == pytest.approx(0.2, abs=0.05)
 
 
-def test_a_single_class_gives_null_and_the_reason() -> None:
+def test_a_single_class_gives_null_and_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pivots")
     data = make()
     only = Observations(
         concept=data.concept,
@@ -120,6 +121,7 @@ def test_a_single_class_gives_null_and_the_reason() -> None:
         pivot_contribution=data.pivot_contribution,
     )
     summary = summarise(only, (1, 3), BOOT)
+    assert "attribute: 7/7 statistics" in caplog.text
     mean = summary["auc"]["pair"]["mean"]
     assert mean["value"] is None
     assert "only one of the two behaviours" in mean["reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -227,8 +228,12 @@ def test_tables_have_their_schema_even_when_empty(tmp_path: Path, evaluated: Eva
     ).all()
 
 
-def test_runs_side_by_side(tmp_path: Path, evaluated: Evaluated) -> None:
-    for root, arms in (("a/small", ("pivot", "random")), ("b/large", ("low", "pivot", "random"))):
+def test_runs_side_by_side(
+    tmp_path: Path, evaluated: Evaluated, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pivots")
+    small, large = "a/small run", "b/large"
+    for root, arms in ((small, ("pivot", "random")), (large, ("low", "pivot", "random"))):
         for arm in arms:
             skill = 6.0 if (root, arm) == ("b/large", "pivot") else 0.0
             evaluated(arm, 0, root=root, skill=skill)
@@ -238,23 +243,27 @@ def test_runs_side_by_side(tmp_path: Path, evaluated: Evaluated) -> None:
     assert own is not None
     write_json(own.out / "summary.json", series)
     own.finish({})
-    runs = [tmp_path / "a/small", tmp_path / "b/large"]
+    runs = [tmp_path / small, tmp_path / large]
     out = tmp_path / "out"
     page = run_compare_runs(QUICK, "pivot", out, runs, 0)
     found = comparisons(out / "compare")
     scores = found[found["measure"] == "score"].set_index(["model", "reference"])
     assert list(scores.index) == [
-        ("small: pivot", "small: random"),
+        ("small run: pivot", "small run: random"),
         ("large: low", "large: random"),
         ("large: pivot", "large: random"),
-        ("large: pivot", "small: pivot"),
-        ("large: random", "small: random"),
+        ("large: pivot", "small run: pivot"),
+        ("large: random", "small run: random"),
     ]
     text = page.read_text("utf-8")
     row = scores.loc[("large: pivot", "large: random")]
     assert row["low"] > 0
     assert f"+{row['difference']:.3f} [+{row['low']:.3f}, +{row['high']:.3f}]" in text
     assert "large: higher" in text
+    assert "pivots compare 'small run' large --out COMPARISON" in html.unescape(text)
+    assert "compare: heatmaps: 6/6 models" in caplog.text
+    measures = len(set(found["measure"]))
+    assert f"compare: model: {5 * measures}/{5 * measures} comparisons" in caplog.text
     assert (out / "page" / "figures" / "heatmaps.png").is_file()
     assert (out / "page" / "figures" / "series.png").is_file()
     before = (out / "page" / "manifest.json").stat().st_mtime_ns

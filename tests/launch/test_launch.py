@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,13 @@ import yaml
 from launch.cli import main
 from launch.config import STAGES, parse_config
 from launch.pipeline import Plan
-from launch.profiles import FOLDER, load_profile
+from launch.profiles import FOLDER, SECRET, load_profile
 from launch.status import run_status
 from launch.steps import READS, find_steps
 from mining.common.errors import SettingsError
 from mining.common.stage import read_manifest
 from mining.tasks import note_tasks
 from tests.conftest import REPOSITORY
-from tests.training.conftest import write_mix
 
 SMOKE = str(REPOSITORY / "configs" / "smoke" / "quickstart.yaml")
 PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -164,6 +161,7 @@ def test_commands_that_cannot_be(here: Path, capsys: pytest.CaptureFixture[str])
         (["launch", SMOKE], "found no profile; give --on"),
         (["launch", SMOKE, "--on", "pbs"], "nor a shipped profile (local, slurm, spark"),
         (["launch", "count", "--on", "local"], "found no documents"),
+        (["launch", SMOKE, "--on", "local", "--engine.workers=2"], "is the profile's matter"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
@@ -225,10 +223,62 @@ def test_a_secret_in_a_profile_or_config_is_refused(
     assert not Path("runs").exists() or files_with(Path("runs"), (inherited, foreign)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        *((name, True) for name in (
+            "WANDB_API_KEY", "WANDB_APIKEY", "OPENAI_API_KEYS", "HF_TOKEN", "GITHUB_PAT",
+            "AWS_SECRET_ACCESS_KEY", "AZURE_CREDENTIALS", "db_password", "DB_PASS",
+            "SSH_KEY_PASSPHRASE", "SSHPASSPHRASE", "clientSecret", "accessToken", "SENTRY_DSN",
+        )),
+        *((name, False) for name in (
+            "PATH", "PYTHONPATH", "TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYBOARD", "COMPASS",
+            "NCCL_SOCKET_IFNAME", "WANDB_MODE", "HF_HOME", "PASSES", "MONKEY",
+        )),
+    ],
+)  # fmt: skip
+def test_names_of_secrets(name: str, is_secret: bool) -> None:
+    assert (SECRET.search(name) is not None) == is_secret
+
+
 # ---- this machine
 
 
-def test_stages_run_here_one_after_another(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def write_squeue(folder: Path, script: str) -> None:
+    """A squeue of one's own: the real one need not be there, and would not misbehave."""
+    path = folder / "squeue"
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("exec sleep 60", "squeue: no answer"), ("echo no controller >&2; exit 1", "no controller")],
+)
+def test_a_squeue_without_an_answer(
+    here: Path, script: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_squeue(here, script)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    for module in ("launching", "status"):
+        monkeypatch.setattr(f"launch.{module}.SHORT_PATIENCE", 0.3)
+    launch = ["launch", "world", "--config", SMOKE, "--on", "slurm"]
+    assert main([*launch, "--dry_run"]) == 0
+    jobs = Path("runs/quickstart/launch/jobs")
+    jobs.write_text("world 11\n")
+    for arguments in (launch, [*launch[:-1], "local"]):
+        assert main(arguments) == 4
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert f"If they are surely gone, remove {jobs}" in printed
+    assert main(["status", "runs/quickstart"]) == 0
+    assert "Slurm cannot be asked" in capsys.readouterr().err
+
+
+def test_stages_run_here_one_after_another(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ["--world.pool_documents", "200", "--world.pivots", "8"]
     assert main(["launch", "world", "--config", SMOKE, "--on", "local", *small]) == 0
     assert "[1/1] world" in capfd.readouterr().out
@@ -238,6 +288,17 @@ def test_stages_run_here_one_after_another(here: Path, capfd: pytest.CaptureFixt
     printed = capfd.readouterr().out
     assert printed.splitlines()[1].split()[:3] == ["world", "done", "1/1"]
     assert "logs: runs/quickstart/launch/logs" in printed
+
+    # What is left of an earlier launch on Slurm is of no interest any more.
+    jobs = Path("runs/quickstart/launch/jobs")
+    jobs.write_text("world 11\ncount 12\n")
+    write_squeue(here, "exit 0")
+    log = Path("runs/quickstart/launch/logs/01-world.log")
+    size = log.stat().st_size
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    assert main(["launch", "world", "--config", SMOKE, "--on", "local", "--quiet", *small]) == 0
+    assert not jobs.exists()
+    assert log.stat().st_size == size
 
     # Its error and exit code come through, and stay to be read.
     assert main(["launch", "count", "--config", SMOKE, "--on", "local"]) == 3
@@ -276,55 +337,3 @@ def test_status_of_stages_at_work(here: Path) -> None:
     assert found["train"].notes == ["train/pivot/0: step 40 of 100, 2 min left"]
     assert found["count"].state == "stopped"
     assert main(["status", str(run)]) == 0
-
-
-def rank_logs(folder: Path) -> list[str]:
-    """What each process of a training printed, by the end of its log's path."""
-    return sorted(
-        "/".join(path.parts[-4:-1]) for path in folder.rglob("stderr.log") if path.stat().st_size
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("accelerate", [None, str(REPOSITORY / "configs/accelerate/one-node.yaml")])
-def test_a_training_of_two_processes(here: Path, accelerate: str | None) -> None:
-    write_mix(here / "mix")
-    profile = write_profile(
-        here / "p.yaml", kind="local", stages={"train": {"processes": 2}}, accelerate=accelerate
-    )
-    assert main(["launch", "train", "--on", profile, "--out", "run", *TRAIN]) == 0
-    counts = read_manifest(Path("run/train/pivot/0"), "train").counts
-    assert counts["steps"] == 24
-    logs = rank_logs(Path("run/launch/logs"))
-    assert [name.split("/")[-1] for name in logs] == ["0", "1"]
-
-
-@pytest.mark.slow
-def test_two_nodes_meet_at_the_endpoint(here: Path) -> None:
-    """The script that a Slurm job starts on each of its nodes, here in two process groups."""
-    write_mix(here / "mix")
-    profile = write_profile(here / "p.yaml", kind="slurm", stages={"train": {"nodes": 2}})
-    common = ["train", "--on", profile, "--out", "run", *TRAIN]
-    assert main(["launch", *common, "--train.parallel", "fsdp", "--dry_run"]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = {"PIVOTS_HEAD": "127.0.0.1", "PIVOTS_PORT": str(port), "PIVOTS_JOB": "7"}
-    places |= {"PIVOTS_NODES": "2", "PIVOTS_LOGS": "logs", "OMP_NUM_THREADS": "1"}
-    (script,) = Path("run/launch").glob("*-train.node.sh")
-    nodes = [
-        subprocess.Popen(
-            ["bash", str(script)], env={**os.environ, **places, "PIVOTS_NODE": str(node)},
-            start_new_session=True,
-        )
-        for node in (1, 0)
-    ]  # fmt: skip
-    try:
-        assert [node.wait(timeout=240) for node in nodes] == [0, 0]
-    finally:
-        for node in nodes:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
-    assert read_manifest(Path("run/train/pivot/0"), "train").counts["steps"] == 24
-    names = {path.relative_to("logs").parts[0] for path in Path("logs").rglob("stderr.log")}
-    assert names == {"node-0", "node-1"}

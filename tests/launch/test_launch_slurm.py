@@ -62,7 +62,7 @@ def ranks_of(arm: str) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []
         if "launch.cli" in line and "train" in line and f'["{arm}/0"]' in line:
-            found += [process] if "torch.distributed.run" not in line else []
+            found += [process] if "launch.processes" not in line else []
     return [process for process in found if process.info["cwd"] == str(Path.cwd())]
 
 
@@ -76,6 +76,7 @@ def test_the_chain_as_jobs_with_a_killed_and_a_stopped_training(
     monkeypatch.setenv("WANDB_MODE", "offline")
     profile = write_profile(
         tmp_path / "cluster.yaml", kind="slurm", job=JOB, stages={"train": {"processes": 2}},
+        restarts=1,
         setup='echo "given:${WANDB_API_KEY:+ own}${AWS_SECRET_ACCESS_KEY:+ foreign}"',
     )  # fmt: skip
     arguments = ["launch", SMOKE, "--on", profile, *SMALL]
@@ -170,6 +171,25 @@ def test_a_failed_stage_ends_the_chain_and_says_why(
     assert {one.state for stage, one in found.items() if stage != "tokenizer"} == {"pending"}
     assert main(["status", str(RUN)]) == 6
     assert "its log is runs/quickstart/launch/logs/02-tokenizer-" in capsys.readouterr().out
+
+
+def test_a_job_that_never_has_time_enough_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is put back into the queue as often as the profile says (in the chain once), then not."""
+    monkeypatch.chdir(tmp_path)
+    profile = write_profile(tmp_path / "p.yaml", kind="slurm", job=JOB, restarts=0)
+    large = ["--world.pool_documents", "1000000"]
+    assert main(["launch", "world", "--config", SMOKE, "--on", profile, *large]) == 0
+    job = (RUN / "launch" / "jobs").read_text().split()[-1]
+    log, work = RUN / "launch" / "logs" / f"01-world-{job}.out", RUN / "world" / ".lock"
+    wait_for(work.exists, 120)  # then the script listens
+    subprocess.run(["scancel", "--batch", "--signal=TERM", job], check=True)
+    wait_for(lambda: not queue(), 60)
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: status 143 after 0 restarts, and the profile allows 0")
+    assert main(["status", str(RUN)]) == 6
+    assert last in capsys.readouterr().out
 
 
 def test_jobs_that_slurm_refuses_leave_none_behind(

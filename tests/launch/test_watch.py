@@ -15,7 +15,7 @@ from launch.cli import main
 from launch.config import STAGES, RunConfig
 from launch.dashboard import dashboard, evaluated, make_workspace
 from launch.pipeline import Job, Model, Plan
-from launch.watch import Watch, model_of
+from launch.watch import Watch, model_of, wandb_id
 from launch.watch_stages import tables
 from mining.common.errors import InputError, MissingDependencyError, SettingsError
 from mining.common.files import write_text
@@ -24,7 +24,7 @@ from mining.common.stage import begin, read_manifest
 from tests.conftest import REPOSITORY
 from tests.wandb_files import OfflineRun, read_runs
 from training.settings import WandbSettings
-from training.wandb_runs import safe_name
+from training.wandb_runs import safe_name, sync_hint
 
 wandb = pytest.importorskip("wandb", reason="needs the extra: pip install 'semantic-pivots[wandb]'")
 
@@ -192,7 +192,19 @@ def test_a_stage_is_logged_once_and_always_as_the_same_run(
         watch.close()
     found = [run for run in read_runs(chain) if run.name == "count"]
     assert [run.id for run in found] == [runs["count"].id] * 2
-    assert "wandb sync" in caplog.text
+    assert sync_hint(chain) in caplog.text
+    assert sync_hint(Path("my runs")).endswith("wandb sync 'my runs'/wandb/offline-run-*")
+
+
+def test_the_same_stage_done_elsewhere_is_another_run(tmp_path: Path) -> None:
+    folders = [tmp_path / place / "run" / "count" for place in ("a", "b")]
+    for folder in folders:
+        run = begin("count", folder, {"k": 1}, {})
+        assert run is not None
+        run.finish({})
+    first, second = (wandb_id(folder, "run") for folder in folders)
+    assert first != second
+    assert wandb_id(folders[0], "run") == first
 
 
 def test_a_failure_is_one_warning_and_only_the_first_process_logs(

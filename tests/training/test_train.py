@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from mining.common.errors import InputError, MismatchError, MissingDependencyError, SettingsError
+from mining.common.files import read_json
 from mining.common.lineage import verify_outputs
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import load_tokenizer
@@ -520,12 +521,20 @@ def test_wandb_offline(
     pytest.importorskip("wandb", reason="needs the extra: pip install 'semantic-pivots[wandb]'")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.model.export_model", lambda *a: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_train(tiny, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 7)
+    (broken,) = read_runs(tmp_path / "a")
     run_train(tiny, WandbSettings(mode="auto"), tmp_path / "a", mix, "pivot", 7)
-    (found,) = read_runs(tmp_path / "a")
+    first, found = read_runs(tmp_path / "a")
+    # One run in W&B, and none but this training's.
+    assert broken.id == first.id == found.id == read_json(tmp_path / "a" / "run.json")["id"]
+    assert any("train/grad_norm" in record for record in first.history)
     assert (found.name, found.job_type, found.exit_code) == ("train pivot/7", "train", 0)
-    assert any("train/grad_norm" in record for record in found.history)
     assert [kind for _, kind, _ in found.used] == ["mix"]
-    assert {kind for _, kind, _ in found.made} >= {"config", "checkpoint", "weights", "model"}
+    assert {kind for _, kind, _ in first.made} >= {"config", "checkpoint"}
+    assert {kind for _, kind, _ in found.made} >= {"weights", "model"}
     assert contents(tmp_path / "a") == contents(unbroken)
 
 

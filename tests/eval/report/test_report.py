@@ -155,7 +155,8 @@ def test_charts_are_valid_for_plotly(tmp_path, finished_run):
         assert len(figure.data) > 0, name
 
 
-def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, finished_run):
+def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, finished_run, caplog):
+    caplog.set_level("INFO", logger="pivots")
     inputs = finished_run(arms=("random", "pivot"))
     moved = tmp_path / "elsewhere"
     root = inputs.task.parent
@@ -171,6 +172,8 @@ def test_same_inputs_give_the_same_bytes_and_a_rerun_does_nothing(tmp_path, fini
         if isinstance(getattr(inputs, field.name), Path)
     }
     run_report(QUICK, tmp_path / "a", inputs)
+    assert "report: intervals: 10/10 statistics" in caplog.text
+    assert "report: 11/11 sections" in caplog.text
     run_report(QUICK, tmp_path / "b", ReportInputs(**singles, **changed))
     first, second = read_manifest(tmp_path / "a"), read_manifest(tmp_path / "b")
     assert first.outputs == second.outputs

@@ -51,6 +51,25 @@ def test_done_stage_is_not_redone_and_a_changed_setting_is_named(
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_work_that_is_continued_keeps_its_id_and_other_work_has_another(tmp_path: Path) -> None:
+    def started(name: str, settings: dict[str, int]) -> str:
+        run = begin("count", tmp_path / name, settings, {})
+        assert run is not None
+        run.lock.close()  # as a kill does
+        return run.id
+
+    first = started("a", {"k": 1})
+    assert started("a", {"k": 1}) == first
+    ids = {first, started("b", {"k": 1}), started("a", {"k": 2}), started("a", {"k": 1})}
+    assert len(ids) == 4
+    assert finish(tmp_path / "b")
+    noted = json.loads((tmp_path / "b" / "run.json").read_text())["id"]
+    assert noted in ids
+    (tmp_path / "b" / "a.txt").unlink()
+    assert finish(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["id"] not in ids
+
+
 def test_the_temporary_file_of_a_killed_worker_is_no_output(tmp_path: Path) -> None:
     run = begin("count", tmp_path / "count", {}, {})
     assert run is not None
