@@ -126,8 +126,10 @@ def kill_runs(
             found.misses += 1
             continue
         found.kills, found.misses = found.kills + hits, 0
-        if not is_done(folder):
-            chain.start(stage, out, engine).finish()
+        broken = not is_done(folder)
+        # Also where the manifest is there: what a kill left beside it goes with the next run.
+        chain.start(stage, out, engine).finish()
+        if broken:
             found.recovery.append(seconds_at_work(folder))
             total = at_work + seconds_at_work(folder)
             found.redone.append((total - found.stage_seconds) / found.stage_seconds)
