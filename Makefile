@@ -59,6 +59,7 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r mining training eval launch
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .

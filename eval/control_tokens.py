@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
+from mining.common.shards import read_columns
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ def frequency_octaves(tokenizer: Tokenizer, count: Path | None, n: int) -> npt.N
     counts = read_manifest(count, "count").counts
     if counts["unit"] != "token" or counts["fingerprint"] != tokenizer.fingerprint:
         return octave
-    table = pq.read_table(count / "items.parquet", columns=["tokens", "doc_freq"]).to_pydict()
+    table = read_columns(count / "items.parquet", ["tokens", "doc_freq"]).to_pydict()
     for tokens, doc_freq in zip(table["tokens"], table["doc_freq"], strict=True):
         if len(tokens) == 1 and doc_freq > 0:
             octave[tokens[0]] = int(doc_freq).bit_length() - 1

@@ -35,7 +35,7 @@ from mining.common.errors import InputError
 from mining.common.files import write_json
 from mining.common.logs import log, progress
 from mining.common.seeds import hash64
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import (
     FilesInput,
     Input,
@@ -143,7 +143,7 @@ def choose_items(
 ) -> dict[Direction, list[tuple[Item, str]]]:
     """Items of each direction with their class: direct and pivot ones, at most so many of each."""
     columns = ["concept", "source_lang", "target_lang", "behaviour"]
-    rows = pq.read_table(trace / "items.parquet", columns=columns).to_pylist()
+    rows = read_columns(trace / "items.parquet", columns).to_pylist()
     concepts = {concept.id: concept for concept in task.concepts}
     found: dict[Direction, list[tuple[Item, str]]] = {}
     for row in rows:

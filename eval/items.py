@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from mining.common.errors import SettingsError
 from mining.common.seeds import hash64
+from mining.common.shards import read_columns
 from mining.common.stage import read_manifest
 from mining.common.task import Concept, Task
 
@@ -57,7 +56,7 @@ def read_doc_freq(
             "(the frequencies come from `pivots words`)"
         )
     read_manifest(words, "words")
-    table = pq.read_table(words / "words.parquet", columns=["concept", "lang", "doc_freq"])
+    table = read_columns(words / "words.parquet", ["concept", "lang", "doc_freq"])
     columns = table.to_pydict()
     keys = zip(columns["concept"], columns["lang"], strict=True)
     return dict(zip(keys, columns["doc_freq"], strict=True))

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
 from mining.common.files import read_json
+from mining.common.shards import open_table, read_columns
 from mining.common.stage import FilesInput, Input, Manifest, StageInput, read_manifest
 from mining.common.task import Task, read_task, task_files
 from mining.mix_settings import ARMS
@@ -262,7 +262,7 @@ def _score_batches(folder: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     if not paths:
         raise InputError(f"{folder}: holds no scores/*.parquet; run `pivots score` again")
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             for batch in file.iter_batches(batch_size=1 << 16, columns=columns):
                 yield batch.to_pandas()
 
@@ -317,7 +317,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _parquet(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such file; run that stage again")
-    frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    frame: pd.DataFrame = read_columns(path).to_pandas()
     return frame
 
 

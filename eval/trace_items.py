@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from eval.items import Item
 from eval.prompts import encode_answers, is_bare_space, word_token_forms, word_tokens
+from mining.common.shards import read_columns
 from mining.common.task import Task
 from mining.common.tokenizer import Tokenizer
 
@@ -39,7 +38,7 @@ class TracedItem:
 def read_pair_pivots(words: Path) -> dict[tuple[str, str, str], list[int]]:
     """Token ids of every pair's pivots, strongest first, by (concept, source, target language)."""
     columns = ["concept", "source_lang", "target_lang", "rank", "token"]
-    table = pq.read_table(words / "pair_pivots.parquet", columns=columns).sort_by("rank")
+    table = read_columns(words / "pair_pivots.parquet", columns).sort_by("rank")
     data = table.to_pydict()
     result: dict[tuple[str, str, str], list[int]] = {}
     keys = zip(data["concept"], data["source_lang"], data["target_lang"], strict=True)

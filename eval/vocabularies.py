@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eval.prompts import word_token_forms
+from mining.common.shards import read_columns
 from mining.common.stage import read_manifest
 from mining.common.task import Task
 from mining.common.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ def _counted(languages: list[str], tokenizer: Tokenizer, count: Path) -> list[se
     names = pq.read_schema(count / "items.parquet").names
     known = [lang for lang in languages if f"doc_freq_{lang}" in names]
     columns = ["tokens", "doc_freq", *(f"doc_freq_{lang}" for lang in known)]
-    data = pq.read_table(count / "items.parquet", columns=columns).to_pydict()
+    data = read_columns(count / "items.parquet", columns).to_pydict()
     found: dict[str, set[int]] = {lang: set() for lang in languages}
     for row, tokens in enumerate(data["tokens"]):
         for lang in known if len(tokens) == 1 else ():

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
 from mining.common.logs import log
+from mining.common.shards import read_columns
 from mining.common.stage import MANIFEST, FilesInput, Input, StageInput
 from mining.common.tokenizer import Tokenizer
 from mining.settings import MAX_ITEMS
@@ -82,7 +82,7 @@ def read_vocabulary(folder: Path) -> list[str]:
     path = folder / VOCABULARY
     if not path.is_file():
         raise InputError(f"{path}: no such file; run `pivots tokenize` with tokenize.words")
-    table = pq.read_table(path, columns=["id", "word"])
+    table = read_columns(path, ["id", "word"])
     words = [""] * (1 + max(table.column("id").to_pylist(), default=RARE_WORDS))
     for number, word in zip(*(column.to_pylist() for column in table.columns), strict=True):
         words[number] = word

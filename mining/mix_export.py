@@ -18,10 +18,9 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
-from mining.common.shards import list_shards, read_columns, write_table
+from mining.common.shards import list_shards, open_table, read_columns, write_table
 from mining.common.stage import StageRun
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
@@ -162,8 +161,11 @@ def write_parts(
 
 
 def document_rows(path: Path, first: int, last: int) -> pa.Table:
-    """Rows first ... last - 1 of an arm's documents.parquet; other row groups are not read."""
-    with pq.ParquetFile(path) as file:
+    """Rows first ... last - 1 of an arm's documents.parquet; other row groups are not read.
+
+    Raises InputError where a page is damaged.
+    """
+    with open_table(path) as file:
         groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         ends = np.cumsum(groups)
         starts = ends - groups

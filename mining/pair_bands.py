@@ -115,8 +115,8 @@ def write_index(folder: Path, blocks: Iterable[Block]) -> None:
     ):
         for block in blocks:
             listed.append([block.n_documents, len(block.documents), rows.tell(), documents.tell()])
-            block.row_offsets.tofile(rows)
-            block.documents.tofile(documents)
+            rows.write(np.ascontiguousarray(block.row_offsets).data)
+            documents.write(np.ascontiguousarray(block.documents).data)
             documents.write(bytes(-documents.tell() % ALIGNMENT))
     write_json(folder / "blocks.json", listed)
 

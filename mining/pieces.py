@@ -115,8 +115,12 @@ def _as_piece(path: Path, first: int, batch: pa.RecordBatch, n_ids: int) -> Piec
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array as .npy, atomically."""
+    array = np.asarray(array, order="C")
+    header = np.lib.format.header_data_from_array_1_0(array)
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(handle, header)
+        # np.save leaves it to the C library, and knows of a full disk only how much is missing.
+        handle.write(array.data)
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:

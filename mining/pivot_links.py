@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.logs import progress
-from mining.common.shards import open_table
+from mining.common.shards import open_table, read_columns
 from mining.kernels.pivots import (
     COUNT_BINS,
     NPMI_BINS,
@@ -50,7 +50,7 @@ class Items:
 
 def read_items(count: Path, languages: Sequence[str], language_share: float) -> Items:
     """The items of a `count` folder, each with its language if one holds that share of it."""
-    table = pq.read_table(count / "items.parquet")
+    table = read_columns(count / "items.parquet")
     doc_freq = table.column("doc_freq").to_numpy()
     by_language = np.stack([table.column(f"doc_freq_{lang}").to_numpy() for lang in languages], 1)
     return Items(

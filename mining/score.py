@@ -15,7 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path
-from mining.common.shards import ROWS_PER_GROUP, common_info, list_shards, open_table, write_table
+from mining.common.shards import (
+    ROWS_PER_GROUP,
+    common_info,
+    list_shards,
+    open_table,
+    read_columns,
+    write_table,
+)
 from mining.common.stage import StageInput, begin, read_manifest, require_same, settings_dict
 from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
@@ -61,7 +68,7 @@ def run_score(
 
 def pivot_mask(pivots: Path) -> npt.NDArray[np.bool_]:
     """The pivot set of a `pivots` folder as bool [largest pivot id + 1]."""
-    table = pq.read_table(pivots / "pivots.parquet", columns=["id", "is_pivot"])
+    table = read_columns(pivots / "pivots.parquet", ["id", "is_pivot"])
     ids = table["id"].to_numpy()[table["is_pivot"].to_numpy()]
     mask = np.zeros(int(ids.max()) + 1 if len(ids) else 0, dtype=bool)
     mask[ids] = True

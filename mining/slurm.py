@@ -247,7 +247,7 @@ class _Array:
         return [rank for rank in self.ranks if f"{rank:05d}" not in done]
 
     def _failure(self, path: Path) -> PivotsError:
-        typed, text, log_name = pickle.loads(path.read_bytes())
+        typed, text, log_name = pickle.loads(path.read_bytes())  # nosec B301 # of our own jobs
         place = self.folder / "slurm_logs" / log_name
         if isinstance(typed, PivotsError):
             log.error("%s: task %d failed; its log is %s", self.title, int(path.name), place)

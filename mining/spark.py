@@ -178,7 +178,7 @@ def run_job(title: str, frame: Any, n_tasks: int, n_done: int) -> None:
             stop.set()
             watcher.join()
     for raised in filter(None, errors):
-        raise pickle.loads(raised)
+        raise pickle.loads(raised)  # nosec B301 # of our own executors
     if errors:
         raise PivotsError(f"{title}: stopped half-way; the same command goes on from here")
 

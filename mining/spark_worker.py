@@ -57,7 +57,7 @@ def shipped(work: bytes, root: str, digest: str, archive: bytes) -> Work:
             for name in ("RAYON_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
                 os.environ[name] = "1"
             sys.path.insert(0, _find_code(root, digest, archive))
-        return pickle.loads(work)(batches)  # type: ignore[no-any-return]
+        return pickle.loads(work)(batches)  # type: ignore[no-any-return] # nosec B301 # our driver's
 
     return run
 
@@ -82,5 +82,9 @@ def _find_code(root: str, digest: str, archive: bytes) -> str:
 
 
 def local_folder() -> Path:
-    """Spark's own folder on this machine, which ends with the executor."""
-    return Path(os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0])
+    """Spark's own folder on this machine, which ends with the executor.
+
+    Spark names it to every worker. Never the system's folder for temporary files: there another
+    user could put code under the name that is looked for.
+    """
+    return Path(os.environ["SPARK_LOCAL_DIRS"].split(",")[0])

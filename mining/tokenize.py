@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
+from mining.common.logs import log
 from mining.common.shards import (
     ROWS_PER_GROUP,
     SCHEMA,
@@ -117,6 +118,7 @@ def run_tokenize(
     reports = [read_json(parts / f"{k:05d}.report.json") for k in range(len(readers))]
     keep = [read_verdict(parts, k) == KEPT for k in range(len(readers))]
     counts = _totals(reports)
+    _state_zeros(counts["by_lang"], corpus)
     counts["fingerprint"] = loaded.fingerprint
     if settings.words:
         counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
@@ -457,3 +459,12 @@ def _totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
     plain = {key: dict(counter) for key, counter in nested.items()}
     return {**total, **sums, **plain, **groups, "files": files}
+
+
+def _state_zeros(by_lang: dict[str, Any], corpus: CorpusSettings) -> None:
+    """Enter the wanted languages of which there is no document, and say so."""
+    missing = [lang for lang in corpus.languages if lang not in by_lang]
+    for lang in missing:
+        by_lang[lang] = {"documents": 0, "chars": 0, "tokens": 0}
+    if missing:
+        log.warning("tokenize: no document in %s, of corpus.languages", ", ".join(missing))

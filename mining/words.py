@@ -112,6 +112,10 @@ def run_words(
     n_documents = matches.n_documents
     if not n_documents:
         raise InputError(f"{tokens}: holds no document to look for words in")
+    missing = [lang for lang in parsed.languages if lang not in matches.languages]
+    if missing:
+        # Its words may still stand in documents of other languages.
+        log.warning("words: no document is in %s, of the task's languages", ", ".join(missing))
     counts, doc_freq = count_tokens(
         matches.samples, n_documents, shards, loaded.vocab_size, run.work / "tokens", engine
     )
@@ -151,6 +155,7 @@ def run_words(
     run.finish(
         {
             "documents": n_documents,
+            "languages_without_documents": missing,
             "background_documents": len(matches.samples[-1]),
             "fingerprint": loaded.fingerprint,
             "words": len(words),

@@ -122,7 +122,13 @@ class _Worker:
         self.connection.close()
         self._owner.close()
         code = self.process.exitcode
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        return f"signal {_signal_name(-code)}" if code < 0 else f"status {code}"
+
+
+def _signal_name(number: int) -> str:
+    # Of the real-time signals, with which batch systems end jobs too, most have no name.
+    names = {int(known): known.name for known in signal.Signals}
+    return names.get(number, str(number))
 
 
 def _serve(connection: Any, lifeline: Any, work: Callable[[int], object]) -> None:
@@ -158,7 +164,7 @@ def _portable(error: BaseException) -> BaseException:
     """The exception as another process can have it, with the place where it was raised."""
     place = traceback.format_exc()
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # nosec B301 # what this process has just pickled
     except Exception:  # an exception's class may do anything when it is pickled
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(f"In a worker process:\n{place}")

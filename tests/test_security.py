@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ FORBIDDEN: dict[str, dict[str, str]] = {
     "shutil.unpack_archive": {},
     # Its members may lead out of the folder.
     "extractall": {"mining/spark_worker.py": "the archive that our own driver packed"},
+    # Names in the folder that all users share; what is made there is made by mkdtemp or
+    # TemporaryDirectory, whose folders are open to their owner only.
+    "tempfile.gettempdir": {},
+    "tempfile.gettempprefix": {},
+    "tempfile.mkstemp": {},
+    "tempfile.NamedTemporaryFile": {},
+    "tempfile.TemporaryFile": {},
     "ET.parse": {},
     "minidom.parse": {},
 }
@@ -79,6 +87,16 @@ def test_what_runs_code_from_data_is_called_only_where_it_is_justified() -> None
         for name in {whole, bare} & set(FORBIDDEN):
             found[name].add(file)
     assert {name: set(places) for name, places in FORBIDDEN.items()} == found
+
+
+def test_no_file_lies_at_a_fixed_place_that_others_can_write_to() -> None:
+    """Another user could put something there first, and would be followed."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    shared = re.search(r"(?<![\w.])/(tmp|var/tmp|dev/shm)\b", node.value)
+                    assert not shared, (path, node.lineno)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from mining.common.errors import MismatchError
+from mining.common.shards import read_columns
 from training.data import Sequences
 from training.settings import SourceSettings
 
@@ -23,7 +23,7 @@ class LossGroups:
 
     def __init__(self, arm: Path, sequences: Sequences, sources: Sequence[SourceSettings]) -> None:
         """`arm` is the arm's folder in the mix."""
-        langs = pq.read_table(arm / "documents.parquet", columns=["lang"])["lang"].to_pandas()
+        langs = read_columns(arm / "documents.parquet", ["lang"])["lang"].to_pandas()
         self._ends = np.fromfile(arm / "tokens.ds.index", dtype="<u8").astype(np.int64)
         if len(langs) != len(self._ends):
             raise MismatchError(

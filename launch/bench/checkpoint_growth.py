@@ -3,8 +3,9 @@
     python -m launch.bench.checkpoint_growth [--checkpoints 1440]
 
 1,440 are one a minute for 24 hours. After the first tenth and at the end the command looks at the
-resident memory of this process, its open files, and the files and bytes of the folder. The last
-line is JSON; its ratio is the 4,096 bytes of memory that a checkpoint may leave to what it leaves.
+resident memory of this process, its open files, and the files and bytes of the folder, and prints
+them as a table in Markdown. The last line is JSON; its ratio is the 4,096 bytes of memory that a
+checkpoint may leave to what it leaves.
 """
 
 from __future__ import annotations
@@ -39,6 +40,18 @@ def look(folder: Path) -> dict[str, int]:
     }
 
 
+def markdown(first: int, before: dict[str, int], last: int, after: dict[str, int]) -> str:
+    """The table for docs/RELIABILITY.md."""
+    rows = [f"| after checkpoint | {first:,} | {last:,} |", "| --- | --: | --: |"]
+    names = {
+        "resident_bytes": "resident memory, bytes", "open_files": "open files",
+        "checkpoints": "checkpoints in the folder", "files": "files in the folder",
+        "bytes": "bytes in the folder",
+    }  # fmt: skip
+    rows += [f"| {text} | {before[name]:,} | {after[name]:,} |" for name, text in names.items()]
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Write checkpoints; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,6 +82,7 @@ def main() -> None:
     kept = KEEP + options.checkpoints // KEEP_EVERY
     assert after["checkpoints"] <= kept, f"{after['checkpoints']} checkpoints, expected {kept}"
     assert after["open_files"] <= before["open_files"]
+    print(markdown(first, before, options.checkpoints, after))
     growth = (after["resident_bytes"] - before["resident_bytes"]) / (options.checkpoints - first)
     report(
         "checkpoint_growth", TARGET_BYTES / max(1.0, growth), 1.0,

@@ -39,7 +39,8 @@ def draw_documents(n_documents: int, mean_tokens: int, n_ids: int, seed: int) ->
 def write_tokenizer(folder: Path, n_ids: int) -> Path:
     """A tokenizer of `n_ids` words, the first two of them special."""
     words = {"<unk>": 0, "</s>": 1, **{f"w{k}": k for k in range(2, n_ids)}}
-    engine = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    model = models.WordLevel(words, unk_token="<unk>")  # nosec B106 # no password
+    engine = Tokenizer(model)
     engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     engine.add_special_tokens(["<unk>", "</s>"])
     folder.mkdir(parents=True)

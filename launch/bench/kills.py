@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the steps; default: another one each time")
     arguments = parser.parse_args()
     steps, kind, processes = arguments.steps, arguments.parallel, arguments.processes
-    draw = random.Random(arguments.seed)
+    draw = random.Random(arguments.seed)  # nosec B311 # moments of kills
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

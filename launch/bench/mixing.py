@@ -46,10 +46,12 @@ def generate(folder: Path, n_documents: int, mean_tokens: int) -> None:
     """Write finished stage folders `tokenizer`, `tokenize` and `score`."""
     run = begin("tokenizer", folder / "tokenizer", {}, {})
     assert run is not None
-    names = {"<unk>": 0, "</s>": 1, **{f"t{k}": k for k in range(2, VOCABULARY)}}
-    engine = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
+    end = "</s>"
+    names = {"<unk>": 0, end: 1, **{f"t{k}": k for k in range(2, VOCABULARY)}}
+    model = models.WordLevel(names, unk_token="<unk>")  # nosec B106 # no password
+    engine = Tokenizer(model)
     engine.save(str(run.out / "tokenizer.json"))
-    write_json(run.out / "tokenizer_config.json", {"eos_token": "</s>"})
+    write_json(run.out / "tokenizer_config.json", {"eos_token": end})
     run.finish({})
     fingerprint = load_tokenizer(folder / "tokenizer").fingerprint
     tokenize = begin("tokenize", folder / "tokenize", {}, {})

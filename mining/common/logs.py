@@ -61,10 +61,22 @@ def setup_logging(verbose: bool = False, quiet: bool = False) -> None:
     log.propagate = False
 
 
+class RunLogHandler(logging.FileHandler):
+    """Writes the run's log file; a line that the disk does not take is left out.
+
+    The terminal has it, and the work itself tells of the disk if it needs it.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # the library's name
+        """Say what is wrong with a record, unless it is the disk."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def log_to_file(path: Path) -> None:
     """Append the log lines to a file too, quiet or not; called by the command line only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = RunLogHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
     log.addHandler(handler)

@@ -143,10 +143,14 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a Parquet file of a stage; InputError where it is damaged."""
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a Parquet file of a stage, or all; InputError where it is damaged."""
     with _naming(path):
-        return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+        return pq.read_table(
+            path,
+            columns=None if columns is None else list(columns),
+            page_checksum_verification=True,
+        )
 
 
 @contextlib.contextmanager

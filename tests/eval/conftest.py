@@ -125,6 +125,7 @@ def tiny_model() -> Callable[..., Any]:
             ),
             "mistral": lambda: t.MistralConfig(**SIZES, num_key_value_heads=2, **more),
             "gpt2": lambda: t.GPT2Config(**gpt2, **more),
+            "openai-gpt": lambda: t.OpenAIGPTConfig(**gpt2, **more),
             "bloom": lambda: t.BloomConfig(hidden_size=32, n_layer=3, n_head=4, **more),
         }
         config = kinds[family]()

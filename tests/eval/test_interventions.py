@@ -24,7 +24,8 @@ from eval.models import wrap_model
 from eval.scoring import pad_right
 
 VOCAB = 50
-FAMILIES = ("llama", "gpt2", "neox", "olmo", "qwen2", "bloom", "gemma2", "opt")
+# openai-gpt has no final norm.
+FAMILIES = ("llama", "gpt2", "neox", "olmo", "qwen2", "bloom", "gemma2", "opt", "openai-gpt")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ stage:
     redone                   work done twice, as a share of the stage: (all seconds at work in a
                              trial - stage_seconds) / stage_seconds, median and largest
 
-The last line sums up. Status 1 where any byte differs.
+Then the same as a table in Markdown; the last line sums up. Status 1 where any byte differs.
 """
 
 from __future__ import annotations
@@ -78,6 +78,24 @@ class Trials:
         }
 
 
+def markdown(setting: str, found: dict[str, Trials]) -> str:
+    """The table for docs/RELIABILITY.md; `setting` says what was killed and how."""
+    rows = [
+        f"| {setting} | kills | trials of the same bytes | unbroken, s "
+        "| recovery, s: median (most) | redone: median (most) |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for stage, trials in found.items():
+        recovery, redone = (_median_and_largest(v) for v in (trials.recovery, trials.redone))
+        rows.append(
+            f"| {stage} | {trials.kills} | {trials.same} of {trials.trials} "
+            f"| {trials.stage_seconds:.1f} "
+            f"| {'{:.1f} ({:.1f})'.format(*recovery) if recovery else '-'} "
+            f"| {'{:.0%} ({:.0%})'.format(*redone) if redone else '-'} |"
+        )
+    return "\n".join(rows)
+
+
 def _median_and_largest(values: list[float]) -> list[float]:
     return [round(statistics.median(values), 3), round(max(values), 3)] if values else []
 
@@ -108,8 +126,10 @@ def kill_runs(
             found.misses += 1
             continue
         found.kills, found.misses = found.kills + hits, 0
-        if not is_done(folder):
-            chain.start(stage, out, engine).finish()
+        broken = not is_done(folder)
+        # Also where the manifest is there: what a kill left beside it goes with the next run.
+        chain.start(stage, out, engine).finish()
+        if broken:
             found.recovery.append(seconds_at_work(folder))
             total = at_work + seconds_at_work(folder)
             found.redone.append((total - found.stage_seconds) / found.stage_seconds)
@@ -171,6 +191,7 @@ def main() -> int:
         "seed": seed,
     }  # fmt: skip
     met, kills = True, 0
+    table: dict[str, Trials] = {}
     with tempfile.TemporaryDirectory() as temporary:
         chain = Chain(arguments.root or Path(temporary), arguments.config)
         chain.root.mkdir(parents=True, exist_ok=True)
@@ -185,7 +206,10 @@ def main() -> int:
                 found = kill_runs(chain, stage, arguments.engine, number, arguments.kills, draw)
             met = met and found.same == found.trials and not found.different
             kills += found.kills
+            table[stage] = found
             print(json.dumps({"stage": stage, **found.line()}), flush=True)
+    what = f"{arguments.signal} of the run" if arguments.victim == "run" else "SIGKILL of a worker"
+    print(markdown(f"{what}, {arguments.engine}", table))
     print(json.dumps({"name": "faults.kills", **setting, "kills": kills, "met": met}))
     return int(not met)
 

@@ -7,7 +7,8 @@ Three of four records are mutated (tests/faults/mutate.py); they come as JSONL, 
 archives in several members, and as Parquet and Arrow; of every other file the bytes are damaged as
 well. The command checks that the stage ends, that records = documents + quarantined + dropped for
 each file, that the quarantine has a line with place and reason for each quarantined record, and
-that nothing but the output folder was written. The last line is JSON.
+that nothing but the output folder was written. It prints the account as a table in Markdown; the
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -108,6 +109,16 @@ def reconcile(out: Path, corpus: Path) -> dict[str, Any]:
     }
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """The account, as a table for docs/RELIABILITY.md."""
+    rows = ["| what became of the records | records |", "| --- | --: |"]
+    rows.append(f"| documents | {found['documents']:,} |")
+    for what in ("quarantined", "dropped"):
+        rows += [f"| {what}: {reason} | {n:,} |" for reason, n in found[what].items()]
+    rows.append(f"| **all that were read** | {found['records']:,} |")
+    return "\n".join(rows)
+
+
 def main() -> int:
     """Write the corpus, run the stage, reconcile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,6 +147,7 @@ def main() -> int:
         assert {p.name for p in root.iterdir()} == {"corpus", "clean", "run", "log1", "log2"}
         top = {path.name for path in (root / "run" / "tokenize").iterdir()}
         assert top <= {MANIFEST, RUN, ".lock", "tokens", "quarantine", "languages"}, top
+    print(markdown(found))
     line = {"name": "faults.records", "seed": seed, "files_damaged": damaged, **found}
     print(json.dumps({**line, "seconds": round(seconds, 1), "met": True}))
     return 0

@@ -98,6 +98,17 @@ def test_garbage_in_an_archive_is_named(tmp_path: Path, suffix: str) -> None:
         (b'{"id": "' + b"x" * 5000 + b'", "text": "t"}', "id is too long"),
         (b'{"id": "x", "text": "t", "lang": 3}', "lang is not a string"),
         (b"[" * 10_000, "invalid JSON"),
+        (
+            b'{"id": "x", "text": "t", "metadata": ' + b"[" * 2000 + b"]" * 2000 + b"}",
+            "invalid JSON",
+        ),
+        (b"\0" * 500, "invalid JSON"),  # what a crash leaves of a file's end
+        (b'{"id": "x", "text": "a\0b"}', "invalid JSON"),
+        (b'{"id": "x", "text": "\xed\xa0\x80"}', "invalid UTF-8"),  # a lone surrogate in bytes
+        ('{"id": "x", "text": "été"}'.encode("latin-1"), "invalid UTF-8"),
+        ('{"id": "x", "text": "日本"}'.encode("shift_jis"), "invalid UTF-8"),
+        ('{"id": "x", "text": "t"}'.encode("utf-16"), "invalid UTF-8"),
+        (b'\xef\xbb\xbf{"id": "x", "text": "t"}', "invalid JSON"),  # belongs at a file's start
         (b'{"id": "x", "text": "' + b"y" * (1 << 17) + b'"}', "record is too long"),
     ],
 )
@@ -147,6 +158,36 @@ def test_parquet_and_damaged_parquet(tmp_path: Path) -> None:
     assert [r.reason for r in bad] == ["damaged file"]
 
 
+def test_parquet_of_another_schema_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": ["u", "v"], "n": [[1], [2]]}), path)
+    good, bad, _ = read(path)
+    assert not good
+    assert [(r.reason, r.line) for r in bad] == [("no text", 1), ("no text", 2)]
+    pq.write_table(pa.table({"id": ["a"], "text": [[1, 2]], "lang": ["en"]}), path)
+    assert [r.reason for r in read(path)[1]] == ["text is not a string"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_parquet_with_a_corrupted_page(tmp_path: Path, kept: bool) -> None:
+    """In the second row group: compressed, or with a checksum; the first one is read."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id": [f"d{i}" for i in range(40)], "text": [f"text {i}" for i in range(40)]})
+    pq.write_table(
+        table, path, row_group_size=20, use_dictionary=False, write_page_checksum=kept,
+        compression="none" if kept else "zstd",
+    )  # fmt: skip
+    column = pq.read_metadata(path).row_group(1).column(1)
+    data = bytearray(path.read_bytes())
+    # The last byte of the page: of a text, or of a compressed frame's content.
+    end = column.data_page_offset + column.total_compressed_size
+    data[end - 1 if kept else end - 20 : end] = b"x" * (1 if kept else 20)
+    path.write_bytes(bytes(data))
+    good, bad, _ = read(path)
+    assert [r.id for r in good] == [f"d{i}" for i in range(20)]
+    assert [(r.reason, r.line) for r in bad] == [("damaged file", 21)]
+
+
 def test_listing_takes_files_folders_globs_and_urls(tmp_path: Path) -> None:
     for name in ("en/b.jsonl.gz", "en/a.jsonl", "fr/c.parquet", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -161,6 +202,9 @@ def test_listing_takes_files_folders_globs_and_urls(tmp_path: Path) -> None:
     assert names(f"file://{tmp_path}/en") == ["a.jsonl", "b.jsonl.gz"]
     with pytest.raises(InputError, match="no file that matches"):
         names(str(tmp_path), "*.nothing")
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"empty: holds no file that matches .*\*\.jsonl"):
+        names(str(tmp_path / "empty"))
     with pytest.raises(InputError, match="no such file or folder"):
         names(str(tmp_path / "missing"))
 

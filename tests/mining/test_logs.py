@@ -34,6 +34,19 @@ logs.log.warning("a warning")
 """
 
 
+def test_a_log_file_that_cannot_be_written_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The library would print a traceback for every line; other mistakes it still shows."""
+    setup_logging()
+    logs.log_to_file(Path("/dev/full"))
+    log.info("a line for the terminal")
+    assert "a line for the terminal" in (shown := capsys.readouterr().err)
+    assert "Traceback" not in shown
+    log.info("%d", "no number")
+    assert "TypeError" in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space left"):
+        log.handlers.pop().close()  # it still has the line
+
+
 def on_terminal(*arguments: str) -> str:
     """What a terminal of 200 columns shows of WORK."""
     leader, follower = pty.openpty()

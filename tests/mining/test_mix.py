@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from datatrove.utils.dataset import DatatroveFileDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mining.common.errors import MismatchError
+from mining.common.errors import InputError, MismatchError
 from mining.common.shards import list_shards, write_table
 from mining.common.stage import begin, read_manifest
 from mining.common.token_file import open_token_file
@@ -185,6 +186,23 @@ def test_rows_of_an_arm_are_read_from_their_row_groups(n: int, group: int, data:
         pq.write_table(table, path, row_group_size=group)
         found = document_rows(path, first, last)
     assert found.to_pylist() == table.drop_columns("other").slice(first, last - first).to_pylist()
+
+
+def test_a_damaged_page_of_an_arms_documents_is_named(tmp_path: Path) -> None:
+    """A bit that flips in a number would else be exported as another number."""
+    path = tmp_path / "documents.parquet"
+    columns: dict[str, Any] = {name: [f"{name}{i}" for i in range(9)] for name in ("id", "lang")}
+    columns |= {"source": ["s"] * 9, "n_tokens": list(range(9)), "proportion": [0.5] * 9}
+    pq.write_table(
+        pa.table(columns), path, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    data = bytearray(path.read_bytes())
+    place = data.index(b"lang4") + 4
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+    assert pq.read_table(path)["lang"].to_pylist()[4] == "lang5"  # nobody else notices
+    with pytest.raises(InputError, match=re.escape(f"{path}: is damaged")):
+        document_rows(path, 2, 6)
 
 
 def test_exported_text_is_what_other_readers_find(

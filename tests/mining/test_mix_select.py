@@ -126,6 +126,9 @@ def test_nothing_to_draw_and_unknown_sources_are_said() -> None:
     documents = table(50, 0)
     with pytest.raises(InputError, match="min_document_tokens"):
         select(documents, MixSettings(arms=("random",), min_document_tokens=99), 0)
+    shares = {"fr": 0.5, "de": 0.5}
+    with pytest.raises(SettingsError, match="arm random: de needs 10 tokens, but may give only 0"):
+        select(documents, MixSettings(budget_tokens=20, languages=shares, arms=("random",)), 0)
     with pytest.raises(SettingsError, match="no document has the source nowhere"):
         select(documents, MixSettings(always_sources=("fixed", "nowhere")), 0)
 

@@ -35,29 +35,34 @@ def test_threads_are_limited_in_workers_only(
     assert (tmp_path / f"0-of-{n_tasks}").read_text() == expected
 
 
-def dies(rank: int, world: int, folder: Path, times: int) -> None:
+def dies(rank: int, world: int, folder: Path, times: int, number: int = signal.SIGKILL) -> None:
     """Leave the rank's result; task 1's process is killed `times` times before that."""
     starts = folder / f"starts-{rank}"
     with starts.open("a") as handle:
         handle.write("x")
     if rank == 1 and len(starts.read_text()) <= times:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
     (folder / f"result-{rank}").write_text(f"{rank} of {world}")
 
 
-@pytest.mark.parametrize("n_tasks", [2, 5])
+@pytest.mark.parametrize(
+    ("n_tasks", "number", "name"),
+    # A real-time signal has no name.
+    [(2, signal.SIGRTMIN + 3, str(signal.SIGRTMIN + 3)), (5, signal.SIGKILL, "SIGKILL")],
+)
 def test_the_task_of_a_killed_worker_is_done_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, n_tasks: int
-) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    n_tasks: int, number: int, name: str,
+) -> None:  # fmt: skip
     """datatrove's own pool waits for ever for it."""
     monkeypatch.setattr(log, "propagate", True)
-    task = partial(dies, folder=tmp_path, times=1)
+    task = partial(dies, folder=tmp_path, times=1, number=number)
     run_tasks("test", task, n_tasks, tmp_path / "tasks", EngineSettings(workers=2))
     results = {path.name: path.read_text() for path in tmp_path.glob("result-*")}
     assert results == {f"result-{k}": f"{k} of {n_tasks}" for k in range(n_tasks)}
     starts = {path.name: len(path.read_text()) for path in tmp_path.glob("starts-*")}
     assert starts == {f"starts-{k}": 1 + (k == 1) for k in range(n_tasks)}
-    assert "task 1 ended by signal SIGKILL" in caplog.text
+    assert f"task 1 ended by signal {name}, as" in caplog.text
 
 
 def test_a_task_that_is_killed_again_is_an_error_and_the_others_are_not_redone(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from mining import word_postings
 from mining.common.errors import MismatchError
+from mining.common.logs import log
 from mining.common.seeds import hash64
 from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer, load_tokenizer
@@ -401,6 +402,26 @@ def test_only_documents_of_the_shards_count(
     assert rows["cat", "en"]["doc_freq_own_lang"] == 1
     assert rows["cat", "fr"]["doc_freq"] == 0
     assert rows["cat", "ja"]["doc_freq"] == 1
+
+
+def test_a_language_of_the_task_without_documents_is_said(
+    tmp_path: Path, write_jsonl: Write, tokenizer: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(log, "propagate", True)
+    documents = [d for d in make_documents(40) if d["lang"] != "ja"]
+    here = Setting(tmp_path / "corpus", write_jsonl, tokenizer, documents, 2, ("en", "fr", "ja"))
+    assert "tokenize: no document in ja, of corpus.languages" in caplog.text
+    by_lang = read_manifest(here.tokens, "tokenize").counts["by_lang"]
+    assert by_lang.pop("ja") == {"documents": 0, "chars": 0, "tokens": 0}
+    assert sum(entry["documents"] for entry in by_lang.values()) == len(documents)
+    here.run(WordsSettings(), tmp_path / "words")
+    assert "words: no document is in ja, of the task's languages" in caplog.text
+    counts = read_manifest(tmp_path / "words", "words").counts
+    assert counts["languages_without_documents"] == ["ja"]
+    rows = [row for row in read(tmp_path / "words", "words") if row["lang"] == "ja"]
+    assert {row["doc_freq_own_lang"] for row in rows} == {0}
+    assert len({row["doc_freq"] for row in rows}) > 1  # they stand in documents of others
 
 
 def test_a_corpus_that_changed_is_refused(
