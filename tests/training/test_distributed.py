@@ -34,6 +34,7 @@ from mining.common.errors import SettingsError
 from mining.common.lineage import verify_outputs
 from mining.common.stage import read_manifest
 from tests.conftest import REPOSITORY
+from tests.training.outputs import lines
 from training import loop
 from training.distributed import ALONE, open_accelerator, read_deepspeed
 from training.errors import StoppedError
@@ -114,10 +115,6 @@ def launch(launcher: list[str], folder: Path, jobs: list[Job]) -> subprocess.Pop
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launcher, str(script), json.dumps(jobs)]
     return subprocess.Popen(command, env=environment)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def steps_done(out: Path) -> int:
