@@ -133,8 +133,11 @@ def test_the_space_before_a_document_is_the_tokenizers_own(
     tokens = np.array([eos, *first, eos, *second, eos])
     assert text_bytes(tokens, tokenizer) == len("cat \u732b".encode()) + len("act")
     # Behind a cut inside a document a space is the text's.
-    inside = [token for token in first if tokenizer.piece(token).startswith(" ")][1:]
-    assert text_bytes(np.array([first[0], *inside]), tokenizer) == 1
+    parts = [np.array([eos, *first[:-1]]), np.array(first[-2:])]
+    assert sum(text_bytes(part, tokenizer) for part in parts) == len("cat \u732b".encode())
+    cats = tokenizer.encode("cat cat")
+    middle = len(cats) // 2
+    assert text_bytes(np.array(cats[middle - 1 :]), tokenizer) == len(" cat")
     # Only where each text gets a space, one that has its own counts it.
     begins_with_one = np.array([eos, *tokenizer.encode(" act"), eos])
     assert text_bytes(begins_with_one, tokenizer) == (4 if make is prepended else 3)
