@@ -262,6 +262,10 @@ def results(
         # Done before: both processes notice.
         job("ddp", split, parallel="ddp"),
     ]
+    if shutil.which("g++") is not None:
+        options = {"compile": True, "activation_checkpointing": True, "duration": "10steps"}
+        short = {"keep_every": None, "snapshots": (), "schedule_steps": 50}
+        jobs.append(job("compiled", split, parallel="fsdp", **options, **short))
     assert launch(ACCELERATE, root, jobs).wait(timeout=GRACE_SECONDS) == 0
     return Results(root, root / "one", killed_at, "\n".join(records))
 
@@ -285,6 +289,16 @@ def test_the_curve_is_that_of_one_process(results: Results, name: str) -> None:
     mine, theirs = (read_manifest(path).counts for path in (results[name], results.one))
     assert mine["parameters"] == theirs["parameters"]
     assert mine["tokens"] == theirs["tokens"]
+
+
+def test_compiled_and_recomputed_blocks_in_shards_give_the_curve(results: Results) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on CPU needs a C++ compiler: install g++")
+    curves = [
+        [record["loss"] for record in lines(path) if record["kind"] == "train"][:10]
+        for path in (results["compiled"], results.one)
+    ]
+    assert curves[0] == pytest.approx(curves[1], abs=TOLERANCE)
 
 
 def test_sources_borders_and_skipped_steps_are_those_of_one_process(results: Results) -> None:

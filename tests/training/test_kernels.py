@@ -17,9 +17,10 @@ from training.train import run_train
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_torch_compile(
-    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    activation_checkpointing: bool, mix: Path, tiny: TrainSettings, no_wandb: WandbSettings,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on CPU needs a C++ compiler: install g++")
@@ -34,7 +35,9 @@ def test_torch_compile(
 
     plain = dataclasses.replace(tiny, duration="4steps", log_every=1)
     run_train(plain, no_wandb, tmp_path / "plain", mix, "pivot", 7)
-    compiled = dataclasses.replace(plain, compile=True)
+    compiled = dataclasses.replace(
+        plain, compile=True, activation_checkpointing=activation_checkpointing
+    )
     monkeypatch.setattr(modeling_llama, "create_causal_mask", watched)
     torch._dynamo.utils.counters.clear()
     run_train(compiled, no_wandb, tmp_path / "compiled", mix, "pivot", 7)
