@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,15 @@ class TrainerState:
 
     `metrics_bytes` is the length of metrics.jsonl then; `pending` holds for each step since its
     last line loss, gradient norm, and sums and counts by language (training.loss.sums_by_group);
-    nothing for a step that was skipped. Random numbers need no state: every step draws from its own
-    seed.
+    nothing for a step that was skipped. `recent` are the losses before those, which spikes are
+    measured by (training.guards.SpikeWatch). Random numbers need no state: every step draws from
+    its own seed.
     """
 
     step: int
     metrics_bytes: int
     pending: list[tuple[float, ...]]
+    recent: list[float] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -101,22 +103,30 @@ def prune(folder: Path, keep: int, keep_every: int | None) -> None:
 def newest_checkpoint(
     folder: Path, accept: Callable[[TrainerState], str | None] = lambda state: None
 ) -> tuple[Path, TrainerState] | None:
-    """The newest valid checkpoint under `folder` and its state, or None.
+    """The newest valid checkpoint under `folder` and its state, or None where there is none at all.
 
     `accept` returns the reason why a state cannot be used, or None. Checkpoints passed over are
-    logged with the reason.
+    logged with the reason. InputError where that leaves none: weeks of training must not begin anew
+    by themselves.
     """
+    reasons = []
     for path in _folders(folder):
         try:
             state = _read_checked(path)
         except InputError as error:
             # As text: a kept log record would keep the error's frames, and with them the lock.
-            log.warning("train: passes over the checkpoint %s: %s", path.name, str(error))
-            continue
-        reason = accept(state)
-        if reason is None:
-            return path, state
+            reason: str | None = str(error)
+        else:
+            reason = accept(state)
+            if reason is None:
+                return path, state
         log.warning("train: passes over the checkpoint %s: %s", path.name, reason)
+        reasons.append(f"{path.name}: {reason}")
+    if reasons:
+        raise InputError(
+            f"{folder}: holds checkpoints, but none that can be used ({'; '.join(reasons)}); bring "
+            "one back to continue, or remove the folder to begin anew"
+        )
     return None
 
 
@@ -267,11 +277,14 @@ def _read_checked(path: Path) -> TrainerState:
         if sha256_file(file) != entry["sha256"]:
             raise InputError(f"{name} differs from its hash")
     raw: Any = read_json(path / "state.json")
-    if not isinstance(raw, dict) or set(raw) != {f.name for f in fields(TrainerState)}:
+    known = {f.name for f in fields(TrainerState)}
+    # The first versions of the format had no recent losses.
+    if not isinstance(raw, dict) or {"recent", *raw} != known:
         raise InputError("state.json has other keys than this version writes")
     try:
         pending = [tuple(float(value) for value in row) for row in raw["pending"]]
-        return TrainerState(int(raw["step"]), int(raw["metrics_bytes"]), pending)
+        recent = [float(value) for value in raw.get("recent", [])]
+        return TrainerState(int(raw["step"]), int(raw["metrics_bytes"]), pending, recent)
     except (TypeError, ValueError):
         raise InputError("state.json has other values than this version writes") from None
 

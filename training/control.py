@@ -1,4 +1,4 @@
-"""What surrounds the training loop: stopping on a signal, and repeatable kernels."""
+"""What surrounds the training loop: stopping on a signal, seeds and repeatable kernels."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def stop_on_sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of `device`.
+
+    torch.manual_seed writes down the whole stack for each kind of device that torch knows and this
+    process does not use (0.2 ms), here in each step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @contextlib.contextmanager

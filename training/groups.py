@@ -23,15 +23,19 @@ class LossGroups:
 
     def __init__(self, arm: Path, sequences: Sequences, sources: Sequence[SourceSettings]) -> None:
         """`arm` is the arm's folder in the mix."""
-        langs = read_columns(arm / "documents.parquet", ["lang"])["lang"].to_pandas()
-        self._ends = np.fromfile(arm / "tokens.ds.index", dtype="<u8").astype(np.int64)
+        # As codes from the start, the ends as they lie on disk: there may be a billion documents.
+        table = read_columns(arm / "documents.parquet", ["lang"], as_codes=["lang"])
+        langs = table["lang"].unify_dictionaries()
+        self._ends = np.fromfile(arm / "tokens.ds.index", dtype="<u8").view("<i8")
         if len(langs) != len(self._ends):
             raise MismatchError(
                 f"{arm}: documents.parquet has {len(langs)} documents, tokens.ds.index "
                 f"{len(self._ends)}; run `pivots mix` again"
             )
-        names, codes = np.unique(langs.to_numpy(dtype=str), return_inverse=True)
-        self._codes = codes.astype(np.int64)
+        known = langs.chunk(0).dictionary.to_pylist() if langs.num_chunks else []
+        names, ranks = np.unique(known, return_inverse=True)
+        pieces = [ranks[chunk.indices.to_numpy()].astype(np.uint16) for chunk in langs.chunks]
+        self._codes = np.concatenate([np.empty(0, np.uint16), *pieces])
         self._n_langs, self._sequences = len(names), sequences
         labels = [f"{number}-{Path(s.path).stem}" for number, s in enumerate(sources, start=1)]
         self.names: tuple[str, ...] = (*names.tolist(), *labels)

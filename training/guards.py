@@ -83,8 +83,13 @@ class SpikeWatch:
     normal values) above the median; both hardly move for a single spike.
     """
 
-    def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=SPIKE_WINDOW)
+    def __init__(self, recent: Sequence[float] = ()) -> None:
+        """`recent` are the losses that another watch had seen last."""
+        self._last = deque(recent, maxlen=SPIKE_WINDOW)
+
+    def recent(self) -> list[float]:
+        """The last losses, for a watch that goes on where this one stands."""
+        return list(self._last)
 
     def see(self, done: int, rows: Sequence[Sequence[float]]) -> list[tuple[int, float, float]]:
         """Take the rows (loss first; empty for a skipped step) of the steps after `done`.

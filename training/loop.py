@@ -21,7 +21,7 @@ from training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from training.control import deterministic, stop_on_sigterm
+from training.control import deterministic, seed_generators, stop_on_sigterm
 from training.data import Sequences
 from training.errors import BEGIN_ANEW, DivergedError, StoppedError
 from training.groups import LossGroups
@@ -105,7 +105,8 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         if accelerator.is_main_process:
             check_checkpoint(given)
         load_optimizer(given, parallel.holding())
-    spikes, skips = SpikeWatch(), SkipCount(accelerator, settings.on_nonfinite == "skip")
+    spikes = SpikeWatch(() if found is None else found[1].recent)
+    skips = SkipCount(accelerator, settings.on_nonfinite == "skip")
 
     def run_validation(step: int) -> None:
         length = settings.sequence_length
@@ -132,7 +133,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         dog.beat(f"the score after step {step}")
 
     def save(step: int) -> None:
-        now = TrainerState(step, recorder.size(), pending)
+        now = TrainerState(step, recorder.size(), pending, spikes.recent())
         keep = (settings.keep_checkpoints, settings.keep_every)
         path = save_checkpoint(job.checkpoints, now, parallel.holding(), *keep)
         if accelerator.is_main_process:
@@ -158,7 +159,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.
-            torch.manual_seed(child_seed(job.seed, "step", step, rank))
+            seed_generators(child_seed(job.seed, "step", step, rank), device)
             rate = learning_rate(settings, step, job.n_steps)
             for group in parallel.optimizer.param_groups:
                 group["lr"] = rate

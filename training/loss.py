@@ -70,15 +70,17 @@ class _HeadLoss(torch.autograd.Function):
             else:
                 weight_gradient += delta.t() @ piece
         if hidden_gradient is not None and weight_gradient is not None:
-            ctx.save_for_backward(hidden_gradient.to(hidden.dtype), weight_gradient)
+            ctx.gradients = hidden_gradient.to(hidden.dtype), weight_gradient
         ctx.mark_non_differentiable(losses)
         return losses.mean(), losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        # In place and given away, as the weight's is as large as the weight: it becomes `grad`.
+        (hidden_gradient, weight_gradient), ctx.gradients = ctx.gradients, None
         scale = gradients[0]
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None
+        scaled = hidden_gradient.mul_(scale), weight_gradient.mul_(scale)
+        return *scaled, None, None, None, None
 
 
 def head_loss(

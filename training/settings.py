@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from mining.common.errors import SettingsError, check_setting
@@ -44,7 +45,8 @@ class Duration:
         if self.unit == "token":
             sequences = math.ceil(self.value / sequence_length)
         else:
-            sequences = math.ceil(self.value * n_sequences)
+            # As it is written: 0.7 * 10 in binary is more than 7, and would take an eighth one.
+            sequences = math.ceil(Fraction(repr(self.value)) * n_sequences)
         return max(1, math.ceil(sequences / global_batch_sequences))
 
 

@@ -11,9 +11,11 @@ import torch
 from training.model import weights_in_products
 
 # Dense bf16 peaks in FLOP/s from the makers' data sheets (no sparsity). The first entry whose words
-# all stand in the device's name counts; an unknown GPU gets no figure.
+# all stand in the device's name counts. An unknown GPU gets no figure, nor does another variant of
+# a known one, or a slice of it (MIG).
 BF16_PEAKS: tuple[tuple[str, float], ...] = (
     ("B200", 2250e12),
+    ("H200 NVL", 835e12),
     ("H200", 989e12),
     ("GH200", 989e12),
     ("H100 PCIe", 756e12),
@@ -27,6 +29,7 @@ BF16_PEAKS: tuple[tuple[str, float], ...] = (
     ("RTX 4090", 165e12),
     ("RTX 3090", 71e12),
 )
+OTHER_PEAKS = frozenset({"MIG", "Laptop", "Ti", "D", "SUPER"})
 
 
 def flops_per_token(weights: int, n_layers: int, hidden_size: int, sequence_length: int) -> float:
@@ -41,6 +44,8 @@ def flops_per_token(weights: int, n_layers: int, hidden_size: int, sequence_leng
 def peak_flops(device_name: str) -> float | None:
     """bf16 peak of a GPU by its name, or None where it is not in the table."""
     words = device_name.replace("-", " ").split()
+    if OTHER_PEAKS.intersection(words):
+        return None
     for name, peak in BF16_PEAKS:
         if all(word in words for word in name.split()):
             return peak

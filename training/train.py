@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +57,19 @@ class Score(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What one training is given; see run_train."""
+
+    settings: TrainSettings
+    wandb: WandbSettings
+    out: Path
+    mix: Path
+    arm: str
+    seed: int
+    score: Score | None
+
+
 def run_train(
     settings: TrainSettings,
     wandb: WandbSettings,
@@ -81,27 +95,12 @@ def run_train(
         raise InputError(f"{mix}: has no arm '{arm}'; its arms are {', '.join(arms)}")
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     settings.micro_batch(world_size)  # or it raises, while nothing is touched
-    run: StageRun | None = None
-    if rank == 0:
-        inputs: dict[str, Input] = {
-            "mix": StageInput(mix, "mix"),
-            **data_inputs(settings, mix, arm),
-        }
-        if settings.model.path is not None:
-            inputs["model"] = model_input(settings.model)
-        if settings.model.optimizer is not None:
-            inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
-        if score is not None and settings.score_every:
-            inputs["task"] = FilesInput(score.files)
-        recorded = {**settings_dict(settings), "arm": arm, "seed": seed}
-        refuse_changes(out, recorded, inputs)
-        run = begin("train", out, recorded, inputs)
-        if run is None:
-            _prune_finished(out)
-            if world_size == 1:
-                return
+    given = _Given(settings, wandb, out, mix, arm, seed, score)
+    run = _begin(given) if rank == 0 else None
+    if run is None and world_size == 1:
+        return
     try:
-        _train_together(settings, wandb, out, mix, arm, seed, run, score)
+        _train_together(given, run)
     finally:
         if run is not None:
             # A stopped training leaves its folder to the next one at once, whoever still holds the
@@ -109,34 +108,46 @@ def run_train(
             run.lock.close()
 
 
-def _train_together(
-    settings: TrainSettings,
-    wandb: WandbSettings,
-    out: Path,
-    mix: Path,
-    arm: str,
-    seed: int,
-    run: StageRun | None,
-    score: Score | None,
-) -> None:
+def _begin(given: _Given) -> StageRun | None:
+    """Open the stage; None where this training is finished."""
+    settings, out = given.settings, given.out
+    inputs: dict[str, Input] = {
+        "mix": StageInput(given.mix, "mix"),
+        **data_inputs(settings, given.mix, given.arm),
+    }
+    if settings.model.path is not None:
+        inputs["model"] = model_input(settings.model)
+    if settings.model.optimizer is not None:
+        inputs["optimizer"] = FilesInput.folder(Path(settings.model.optimizer))
+    if given.score is not None and settings.score_every:
+        inputs["task"] = FilesInput(given.score.files)
+    recorded = {**settings_dict(settings), "arm": given.arm, "seed": given.seed}
+    refuse_changes(out, recorded, inputs)
+    run = begin("train", out, recorded, inputs)
+    if run is None:
+        _prune_finished(out)
+    return run
+
+
+def _train_together(given: _Given, run: StageRun | None) -> None:
     """What all processes do, also where the training is done before, which only the first knows."""
     from accelerate.utils import broadcast_object_list
 
     from training.distributed import open_accelerator
 
-    with open_accelerator(settings) as accelerator:
+    with open_accelerator(given.settings) as accelerator:
         going = [run is not None]
         broadcast_object_list(going)
         if going[0]:
-            tracker = NoTracker() if run is None else _tracker(wandb, out, run, mix, arm, seed)
+            tracker = NoTracker() if run is None else _tracker(given, run)
             finished = False
             try:
-                counts = _train(accelerator, settings, tracker, out, mix, arm, seed, run, score)
+                counts = _train(accelerator, given, tracker, first=run is not None)
                 if run is not None:
                     unhashed = ("timings.jsonl", "wandb/", f"{CHECKPOINTS}/")
-                    run.finish(counts, unhashed, noted={KEEP_EVERY: settings.keep_every})
-                    tracker.made(out)
-                    _prune_finished(out)
+                    run.finish(counts, unhashed, noted={KEEP_EVERY: given.settings.keep_every})
+                    tracker.made(given.out)
+                    _prune_finished(given.out)
                 finished = True
             finally:
                 tracker.close(failed=not finished)
@@ -214,17 +225,8 @@ def resolve_precision(settings: TrainSettings, device: Any) -> str:
     return "bf16" if has_bf16 else "float32"
 
 
-def _train(
-    accelerator: Any,
-    settings: TrainSettings,
-    tracker: Tracker,
-    out: Path,
-    mix: Path,
-    arm: str,
-    seed: int,
-    run: StageRun | None,
-    score: Score | None,
-) -> dict[str, Any]:
+def _train(accelerator: Any, given: _Given, tracker: Tracker, first: bool) -> dict[str, Any]:
+    """Train and export; the counts of the stage on the `first` process."""
     from training.data import Sequences
     from training.groups import find_groups
     from training.loop import Job, run_loop
@@ -237,6 +239,7 @@ def _train(
     )
     from training.validation import read_validation
 
+    settings, out, mix, arm, score = given.settings, given.out, given.mix, given.arm, given.score
     tokenizer = load_tokenizer(mix / "tokenizer")
     length, batch = settings.sequence_length, settings.global_batch_sequences
     sequences = Sequences(
@@ -246,7 +249,7 @@ def _train(
         settings.sources,
         settings.arm_weight,
     )
-    model = build_model(settings.model, tokenizer, seed)
+    model = build_model(settings.model, tokenizer, given.seed)
     check_length(model, length)
     if settings.document_borders == "masked":
         check_borders(model)
@@ -271,9 +274,9 @@ def _train(
         tracker.artifact("snapshot", final)
 
     job = Job(
-        title=f"train {arm}/{seed}",
+        title=f"train {arm}/{given.seed}",
         settings=settings,
-        seed=seed,
+        seed=given.seed,
         n_steps=n_steps,
         precision=resolve_precision(settings, accelerator.device),
         sequences=sequences,
@@ -284,9 +287,9 @@ def _train(
         export_snapshot=export_snapshot,
         score=None if score is None else lambda: score(model, tokenizer),
     )
-    recorder = Recorder(out, tracker, active=run is not None)
+    recorder = Recorder(out, tracker, active=first)
     weights = run_loop(accelerator, model, job, recorder)
-    if run is None:
+    if not first:
         return {}
     export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
     tracker.artifact("weights", out / "model")
@@ -331,12 +334,11 @@ def final_losses(metrics: Path) -> dict[str, Any]:
     }
 
 
-def _tracker(
-    wandb: WandbSettings, out: Path, run: StageRun, mix: Path, arm: str, seed: int
-) -> Tracker:
+def _tracker(given: _Given, run: StageRun) -> Tracker:
+    wandb, arm, seed = given.wandb, given.arm, given.seed
     label = RunLabel(run.id, f"train {arm}/{seed}", "train", (arm, f"seed-{seed}"))
-    folder = out if wandb.folder is None else Path(wandb.folder)
+    folder = given.out if wandb.folder is None else Path(wandb.folder)
     tracker = start_tracker(wandb, folder, label, run.settings)
-    tracker.uses(mix)
+    tracker.uses(given.mix)
     tracker.artifact("config", run.work / IDENTITY)
     return tracker

@@ -19,7 +19,13 @@ from typing import Any
 import torch
 
 from launch.bench.timing import report
-from launch.bench.training import make_model, named_model, random_tokens, train_ours
+from launch.bench.training import (
+    known_sizes,
+    make_model,
+    named_model,
+    random_arm,
+    train_ours,
+)
 from training.model import parameters
 from training.settings import TrainSettings
 
@@ -65,6 +71,15 @@ def main() -> None:
 def size_and_micro(text: str) -> tuple[str, int]:
     """NAME:MICRO, or NAME alone where SIZES has a micro-batch for it."""
     name, _, micro = text.partition(":")
+    known = known_sizes()
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"no size {name!r}; known: {', '.join(known)}")
+    if not micro and name not in SIZES:
+        raise argparse.ArgumentTypeError(
+            f"no micro-batch is known for {name}; give it, such as {name}:4"
+        )
+    if micro and not (micro.isdecimal() and int(micro)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME:MICRO, such as {name}:4")
     return name, int(micro or SIZES[name])
 
 
@@ -84,8 +99,8 @@ def measure(options: argparse.Namespace, size: str, micro: int) -> dict[str, Any
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        tokens = random_tokens(Path(folder), vocabulary, (64 * batch + 1) * LENGTH)
-        laps = train_ours(settings, vocabulary, tokens, options.steps, "bf16")
+        arm = random_arm(Path(folder), vocabulary, (64 * batch + 1) * LENGTH)
+        laps = train_ours(settings, vocabulary, arm, options.steps, "bf16")
     lines = laps.lines[3:]
     found = {
         "size": size,

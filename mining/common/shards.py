@@ -143,12 +143,18 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of a Parquet file of a stage, or all; InputError where it is damaged."""
+def read_columns(
+    path: Path, columns: Sequence[str] | None = None, as_codes: Sequence[str] = ()
+) -> pa.Table:
+    """Some columns of a Parquet file of a stage, or all; InputError where it is damaged.
+
+    Strings of the columns `as_codes` are read as codes of a dictionary, as they are stored.
+    """
     with _naming(path):
         return pq.read_table(
             path,
             columns=None if columns is None else list(columns),
+            read_dictionary=list(as_codes),
             page_checksum_verification=True,
         )
 

@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from mining.common.stage import begin
 from mining.common.token_file import write_token_file
 from training.settings import ModelSettings, TrainSettings, WandbSettings
+from training.train import run_train
 
 VOCABULARY = 60
 NO_WANDB = WandbSettings(mode="disabled")
@@ -85,3 +86,16 @@ def tiny() -> TrainSettings:
         log_every=4,
         validate_every=12,
     )
+
+
+@pytest.fixture(scope="session")
+def unbroken(
+    mix: Path,
+    tiny: TrainSettings,
+    no_wandb: WandbSettings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A training that ran in one go, seed 7; to be read only."""
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    run_train(tiny, no_wandb, out, mix, "pivot", 7)
+    return out

@@ -58,7 +58,7 @@ def save(folder: Path, step: int, steps: int = 1, keep: int = 3, **options: int)
 
 def test_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     model, optimizer = trained(3)
-    state = TrainerState(3, 17, [(0.25, 1.5)])
+    state = TrainerState(3, 17, [(0.25, 1.5)], [0.5, 0.125])
     path = save_checkpoint(tmp_path, state, holding(model, optimizer), keep=2)
     go_on(model, optimizer, range(3, 6))
     other, other_optimizer = trained(0)
@@ -201,6 +201,22 @@ def test_a_state_can_be_refused(tmp_path: Path) -> None:
     found = newest_checkpoint(tmp_path, lambda s: "no" if s.metrics_bytes > 15 else None)
     assert found is not None
     assert found[0] == first
+
+
+def test_nothing_begins_anew_where_no_checkpoint_can_be_used(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    flip(tmp_path / "step-00000001" / SHARD)
+    said = r"none that can be used \(step-00000002: no; step-00000001: shard-00000-.* differs from"
+    with pytest.raises(InputError, match=said):
+        newest_checkpoint(tmp_path, lambda state: "no")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_state_without_recent_losses_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path, 2)
+    restate(path, {"step": 2, "metrics_bytes": 20, "pending": []})
+    assert newest_checkpoint(tmp_path) == (path, TrainerState(2, 20, []))
 
 
 def test_a_copy_that_somebody_keeps_is_left_alone(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from mining.common.errors import SettingsError
 from mining.common.lineage import verify_outputs
 from mining.common.stage import read_manifest
 from tests.conftest import REPOSITORY
+from tests.training.outputs import lines
 from training import loop
 from training.distributed import ALONE, open_accelerator, read_deepspeed
 from training.errors import StoppedError
@@ -114,10 +115,6 @@ def launch(launcher: list[str], folder: Path, jobs: list[Job]) -> subprocess.Pop
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launcher, str(script), json.dumps(jobs)]
     return subprocess.Popen(command, env=environment)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def steps_done(out: Path) -> int:
@@ -265,6 +262,10 @@ def results(
         # Done before: both processes notice.
         job("ddp", split, parallel="ddp"),
     ]
+    if shutil.which("g++") is not None:
+        options = {"compile": True, "activation_checkpointing": True, "duration": "10steps"}
+        short = {"keep_every": None, "snapshots": (), "schedule_steps": 50}
+        jobs.append(job("compiled", split, parallel="fsdp", **options, **short))
     assert launch(ACCELERATE, root, jobs).wait(timeout=GRACE_SECONDS) == 0
     return Results(root, root / "one", killed_at, "\n".join(records))
 
@@ -288,6 +289,16 @@ def test_the_curve_is_that_of_one_process(results: Results, name: str) -> None:
     mine, theirs = (read_manifest(path).counts for path in (results[name], results.one))
     assert mine["parameters"] == theirs["parameters"]
     assert mine["tokens"] == theirs["tokens"]
+
+
+def test_compiled_and_recomputed_blocks_in_shards_give_the_curve(results: Results) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on CPU needs a C++ compiler: install g++")
+    curves = [
+        [record["loss"] for record in lines(path) if record["kind"] == "train"][:10]
+        for path in (results["compiled"], results.one)
+    ]
+    assert curves[0] == pytest.approx(curves[1], abs=TOLERANCE)
 
 
 def test_sources_borders_and_skipped_steps_are_those_of_one_process(results: Results) -> None:

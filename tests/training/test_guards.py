@@ -182,6 +182,11 @@ def test_spikes() -> None:
     found = watch.see(0, rows[:60]) + watch.see(60, rows[60:])
     assert [(step, loss) for step, loss, _ in found] == [(151, 3.9)]
     assert found[0][2] == pytest.approx(3.0, abs=0.05)
+    # One that goes on after a stop notices it as well; one that begins there would not.
+    first, second = SpikeWatch(), SpikeWatch()
+    first.see(0, rows[:140])
+    assert SpikeWatch(first.recent()).see(140, rows[140:]) == found
+    assert second.see(140, rows[140:]) == []
     falling = [(10.0 - 0.01 * i, 1.0) for i in range(300)]
     assert SpikeWatch().see(0, falling) == []
     assert SPIKE_FIRST < 60

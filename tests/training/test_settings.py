@@ -13,8 +13,8 @@ from training.settings import Duration, ModelSettings, TrainSettings
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("1epoch", 25), ("2epochs", 50), ("0.5epoch", 13), ("7steps", 7), ("1step", 1),
-     ("1_000tokens", 16), ("1024tokens", 16), ("1025tokens", 17), ("1token", 1)],
+    [("1epoch", 25), ("2epochs", 50), ("0.5epoch", 13), ("0.28epochs", 7), ("7steps", 7),
+     ("1step", 1), ("1_000tokens", 16), ("1024tokens", 16), ("1025tokens", 17), ("1token", 1)],
 )  # fmt: skip
 def test_duration(text: str, steps: int) -> None:
     assert Duration.parse(text).steps(100, 16, 4) == steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.sentencepiece_json import to_tokenizer_json
@@ -78,6 +79,68 @@ def test_the_bytes_of_the_text(
     cut = data.draw(st.integers(1, len(tokens)))
     parts = text_bytes(tokens[:cut], tokenizer) + text_bytes(tokens[cut - 1 :], tokenizer)
     assert parts == total
+
+
+def byte_level() -> Engine:
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["</s>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    engine.train_from_iterator(TEXTS, trainer)
+    return engine
+
+
+def metaspace() -> Engine:
+    entries = [
+        "<unk>",
+        "</s>",
+        "\u2581",
+        "\u2581cat",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *"cat",
+    ]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    engine = Engine(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    engine.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    engine.decoder = decoders.Sequence(
+        [decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    engine.add_special_tokens(["</s>"])
+    return engine
+
+
+def prepended() -> Engine:
+    engine = metaspace()
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    engine.pre_tokenizer = None  # type: ignore[assignment]
+    return engine
+
+
+@pytest.mark.parametrize("make", [byte_level, metaspace, prepended])
+def test_the_space_before_a_document_is_the_tokenizers_own(
+    make: Callable[[], Engine], tmp_path: Path
+) -> None:
+    make().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    tokenizer = load_tokenizer(tmp_path)
+    eos = tokenizer.eos_id
+    first, second = (tokenizer.encode(text) for text in ("cat \u732b", "act"))
+    tokens = np.array([eos, *first, eos, *second, eos])
+    assert text_bytes(tokens, tokenizer) == len("cat \u732b".encode()) + len("act")
+    # Behind a cut inside a document a space is the text's.
+    parts = [np.array([eos, *first[:-1]]), np.array(first[-2:])]
+    assert sum(text_bytes(part, tokenizer) for part in parts) == len("cat \u732b".encode())
+    cats = tokenizer.encode("cat cat")
+    middle = len(cats) // 2
+    assert text_bytes(np.array(cats[middle - 1 :]), tokenizer) == len(" cat")
+    # Only where each text gets a space, one that has its own counts it.
+    begins_with_one = np.array([eos, *tokenizer.encode(" act"), eos])
+    assert text_bytes(begins_with_one, tokenizer) == (4 if make is prepended else 3)
 
 
 def test_other_tokenizers_are_decoded(mix: Path) -> None:

@@ -35,4 +35,9 @@ def test_speed_figures() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA H200 NVL") == 835e12
+    assert peak_flops("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
+    assert peak_flops("NVIDIA GeForce RTX 4090 Laptop GPU") is None
+    assert peak_flops("NVIDIA GeForce RTX 3090 Ti") is None
     assert peak_flops("A GPU of next year") is None
