@@ -121,7 +121,8 @@ class RunConfig:
         check_setting(self, "out", bool(self.out), "a folder")
         check_setting(self, "seeds", len(self.seeds) >= 1, "at least one seed")
         check_setting(self, "seeds", len(set(self.seeds)) == len(self.seeds), "no seed twice")
-        check_setting(self, "seed", self.seed >= 0, "at least 0")
+        # YAML's null passes for every type.
+        check_setting(self, "seed", isinstance(self.seed, int) and self.seed >= 0, "at least 0")
         unknown = sorted(set(self.inputs) - set(STAGES))
         check_setting(self, "inputs", not unknown, f"names of stages: {', '.join(STAGES)}")
         clash = sorted(set(self.models) & set(self.mix.arms))

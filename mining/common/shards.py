@@ -109,7 +109,8 @@ def shard_info(path: Path) -> ShardInfo:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from None
     metadata = schema.metadata or {}
-    if metadata.get(b"pivots_format") != FORMAT or not schema.equals(SCHEMA):
+    named = {b"unit", b"fingerprint"} <= metadata.keys()
+    if metadata.get(b"pivots_format") != FORMAT or not named or not schema.equals(SCHEMA):
         raise InputError(
             f"{path}: not a token shard (format {FORMAT.decode()}); write it with `pivots tokenize`"
         )

@@ -54,6 +54,7 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"count": {"top_items": "x"}}, [], r"c\.yaml: .*count\.top_items.*int"),
         ({"count": {"top_items": 1}}, [], r"c\.yaml: count\.top_items: found 1, expected between"),
         ({"train": {"model": {"n_layers": 0}}}, [], r"c\.yaml: train\.model\.n_layers: found 0"),
+        ({"seed": None}, [], r"c\.yaml: seed: found None, expected at least 0"),
         ({"seeds": []}, [], r"c\.yaml: seeds: found \(\), expected at least one"),
         ({}, ["--count.top_items", "1"], r"command line: count\.top_items: found 1"),
         ({}, ["--count.nothing", "1"], r"count\.nothing"),

@@ -49,6 +49,11 @@ def test_other_files_are_no_shards(tmp_path: Path) -> None:
         pq.write_table(other, path)
         with pytest.raises(InputError, match=r"00000\.parquet: not a token shard"):
             list(read_shard(path))
+    write(path, "f")
+    some = {"pivots_format": "1", "unit": "token"}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(some), path)
+    with pytest.raises(InputError, match=r"00000\.parquet: not a token shard"):
+        shard_info(path)
     for data in (b"", b"PAR1", b"text" * 100):
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"00000\.parquet: not a readable Parquet file"):
