@@ -121,8 +121,7 @@ class RunConfig:
         check_setting(self, "out", bool(self.out), "a folder")
         check_setting(self, "seeds", len(self.seeds) >= 1, "at least one seed")
         check_setting(self, "seeds", len(set(self.seeds)) == len(self.seeds), "no seed twice")
-        # YAML's null passes for every type.
-        check_setting(self, "seed", isinstance(self.seed, int) and self.seed >= 0, "at least 0")
+        check_setting(self, "seed", self.seed >= 0, "at least 0")
         unknown = sorted(set(self.inputs) - set(STAGES))
         check_setting(self, "inputs", not unknown, f"names of stages: {', '.join(STAGES)}")
         clash = sorted(set(self.models) & set(self.mix.arms))
@@ -212,6 +211,7 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
     del values["config"]
     values.pop("dry_run", None)  # not a setting: the command line asks for it itself
     try:
+        _check_nulls(values, RunConfig)
         return RunConfig(**vars(parser.instantiate(values)))
     except SettingsError as error:
         where = _paths_by_type().get(error.settings_type or RunConfig, "")
@@ -340,6 +340,16 @@ def _check_mappings(path: Path, cls: type, values: dict[str, Any], place: str) -
             found = type(value).__name__
             raise SettingsError(f"{path}: {place}{name}: found a {found}, expected keys and values")
         _check_mappings(path, hint, value, f"{place}{name}.")
+
+
+def _check_nulls(values: Any, cls: type) -> None:
+    """Name a null where none may stand: the parser takes it for a value of every type."""
+    for name, hint in typing.get_type_hints(cls).items():
+        value = values[name]
+        if value is None and type(None) not in typing.get_args(hint):
+            raise SettingsError(f"{name}: found null, expected a value", cls, name)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            _check_nulls(value, hint)
 
 
 def _one_line(error: Exception) -> str:
