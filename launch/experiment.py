@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import shlex
+import threading
 import typing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -229,8 +230,9 @@ def run_seeds(configs: Sequence[RunConfig], stages: Sequence[str], workers: int)
     # Each seed has one core: two seeds with two threads each would be in each other's way.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
+    size = min(workers, len(configs))
     with (
-        ProcessPoolExecutor(min(workers, len(configs)), mp_context=context) as pool,
+        ProcessPoolExecutor(size, mp_context=context, initializer=_follow_owner) as pool,
         progress("experiment", len(configs), "seeds") as ticker,
     ):
         folder_of = {pool.submit(run_seed, config, stages): config.out for config in configs}
@@ -255,6 +257,21 @@ def run_seeds(configs: Sequence[RunConfig], stages: Sequence[str], workers: int)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _follow_owner() -> None:
+    """End this process with the command that started it, even where that was killed.
+
+    It would go on to write where the same command, started again, writes too.
+    """
+
+    def follow() -> None:
+        owner = multiprocessing.parent_process()
+        assert owner is not None
+        owner.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def run_seed(config: RunConfig, stages: Sequence[str]) -> None:

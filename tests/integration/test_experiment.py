@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -190,3 +194,22 @@ def test_a_corpus_has_no_planted_truth(tmp_path: Path, capsys: pytest.CaptureFix
     code = main(["experiment", "world", "--config", str(WORLD), "--corpus.path", str(documents)])
     assert code == 2
     assert "corpus.path" in capsys.readouterr().err
+
+
+def test_seeds_end_with_the_command_that_is_killed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "launch.cli", "experiment", "world", "--config", str(WORLD),
+        "--out", str(out), "--engine.workers", "2",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        logs = [out / "seeds" / str(seed) / "run.log" for seed in (0, 1)]
+        deadline = time.monotonic() + 120
+        while not all(log.exists() and log.stat().st_size for log in logs):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        seeds = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert len(seeds) >= 2
+    assert psutil.wait_procs(seeds, timeout=30)[1] == []
