@@ -48,13 +48,14 @@ def describe(failure: Failure, logs: Path) -> str | None:
     Only the output of the first process of a machine is shown; all write into `logs`.
     """
     found = logs.glob(f"*/attempt_0/{failure.local_rank}/stderr.log")
-    log = max(found, key=lambda path: path.stat().st_mtime)
-    errors = ERROR.findall(log.read_text("utf-8", "replace"))
+    log = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    errors = ERROR.findall(log.read_text("utf-8", "replace")) if log else []
     if errors:
         return str(errors[-1]) if failure.local_rank > 0 else None
     code = failure.exitcode
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-    return f"error: process {failure.local_rank} ended {how}; its log is {log}"
+    place = f"its log is {log}" if log else f"it left no log in {logs}"
+    return f"error: process {failure.local_rank} ended {how}; {place}"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -142,6 +142,8 @@ def test_what_is_said_about_a_process(tmp_path: Path) -> None:
     assert describe(Ended(1, 2, 0), tmp_path) == "error: two"
     told = describe(Ended(2, -9, 0), tmp_path)
     assert told == f"error: process 2 ended by SIGKILL; its log is {log}"
+    told = describe(Ended(3, 1, 0), tmp_path)
+    assert told == f"error: process 3 ended with status 1; it left no log in {tmp_path}"
 
 
 @pytest.mark.slow
