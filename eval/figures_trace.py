@@ -54,7 +54,7 @@ def layers_figure(curves: Mapping[str, Mapping[str, LayerCurves]]) -> XYChart | 
         alt="Probability of source, pivot and target tokens over the layers",
         panels=tuple(panels),
         x=Axis("layer", whole=True),
-        y=Axis("probability under the logit lens", limits=(0, min(1.02, 1.06 * highest + 1e-6))),
+        y=Axis("probability under the lens", limits=(0, min(1.02, 1.06 * highest + 1e-6))),
         columns=2,
         panel_height=1.9,
     )
