@@ -30,7 +30,7 @@ from eval.thresholds import classes_at, top_tokens
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json
 from mining.common.logs import log, progress
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import StageInput, begin, read_manifest, settings_dict
 
 Key = tuple[str, str, str]
@@ -127,8 +127,8 @@ def auc_by_threshold(
 
     Under the rule winner, a threshold leaves out the items whose winning token is less probable.
     """
-    items = pq.read_table(trace / "items.parquet")
-    layers = pq.read_table(trace / "layers.parquet", columns=["layer", "top_word", "top_probs"])
+    items = read_columns(trace / "items.parquet")
+    layers = read_columns(trace / "layers.parquet", columns=["layer", "top_word", "top_probs"])
     top = top_tokens(items, layers)
     keys = list(zip(*(items.column(name).to_pylist() for name in KEYS), strict=True))
     thresholds = read_manifest(trace, "trace").settings["thresholds"]
@@ -152,7 +152,7 @@ def join_items(
     """Rows of ITEM_SCHEMA: traced items whose pair has counts; score is null where unscored."""
     column = "behaviour" if settings.rule == "trace" else f"behaviour_{settings.rule}"
     columns = [*KEYS, "source", "target", column]
-    traced = pq.read_table(trace / "items.parquet", columns=columns).to_pylist()
+    traced = read_columns(trace / "items.parquet", columns=columns).to_pylist()
     scores = _by_key(evaluate / "items.parquet", ["score", "correct"])
     counts = ["source_doc_freq", "target_doc_freq", "pair_doc_freq"]
     frequency = _by_key(words / "pairs.parquet", counts)
@@ -181,7 +181,7 @@ def join_items(
 def pivot_contributions(words: Path, limit: int | None) -> dict[Key, float]:
     """Sum of log(1 + path) over each pair's pivots, the `limit` strongest (METHOD section 2)."""
     columns = [*KEYS, "rank", "path"]
-    data = pq.read_table(words / "pair_pivots.parquet", columns=columns).sort_by("rank").to_pydict()
+    data = read_columns(words / "pair_pivots.parquet", columns=columns).sort_by("rank").to_pydict()
     taken: dict[Key, int] = {}
     result: dict[Key, float] = {}
     keys = zip(*(data[name] for name in KEYS), strict=True)
@@ -222,7 +222,7 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _by_key(path: Path, columns: list[str]) -> dict[Key, dict[str, Any]]:
-    rows = pq.read_table(path, columns=[*KEYS, *columns]).to_pylist()
+    rows = read_columns(path, columns=[*KEYS, *columns]).to_pylist()
     return {(row["concept"], row["source_lang"], row["target_lang"]): row for row in rows}
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eval.lexicon_index import fold_key
 from eval.word_vectors import ppmi, svd_vectors
 from mining.common.errors import InputError
+from mining.common.shards import read_columns
 from mining.common.stage import read_manifest
 
 
@@ -34,7 +34,7 @@ def no_frequencies() -> Frequencies:
 def count_frequencies(folder: Path, languages: Iterable[str]) -> Frequencies:
     """Frequencies from a finished `count` folder; InputError where its items are not words."""
     _require_words(folder)
-    table = pq.read_table(folder / "items.parquet")
+    table = read_columns(folder / "items.parquet")
     words = [fold_key(word) for word in table.column("text").to_pylist()]
     counted: dict[tuple[str, str], int] = {}
     for lang in languages:
@@ -48,7 +48,7 @@ def count_frequencies(folder: Path, languages: Iterable[str]) -> Frequencies:
 def word_frequencies(folder: Path) -> Frequencies:
     """Frequencies from a finished `words` folder, in documents of the word's own language."""
     read_manifest(folder, "words")
-    table = pq.read_table(
+    table = read_columns(
         folder / "words.parquet", columns=["lang", "word", "doc_freq_own_lang"]
     ).to_pylist()
     return Frequencies(
@@ -72,10 +72,10 @@ class Vectors:
 def count_vectors(folder: Path, dimensions: int, min_pair_documents: int) -> Vectors:
     """PPMI-SVD vectors of all items of a finished `count` folder with word items."""
     _require_words(folder)
-    items = pq.read_table(folder / "items.parquet", columns=["text", "doc_freq"])
+    items = read_columns(folder / "items.parquet", columns=["text", "doc_freq"])
     parts = []
     for path in sorted((folder / "pairs").glob("*.parquet")):
-        table = pq.read_table(path)
+        table = read_columns(path)
         table = table.filter(pc.greater_equal(table.column("n"), min_pair_documents))
         parts.append([table.column(c).to_numpy().astype(np.int64) for c in ("i", "j", "n")])
     empty = np.zeros(0, dtype=np.int64)

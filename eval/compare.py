@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.answer_arrays import FORMS, ITEM_KEY, item_measures
 from eval.figures_compare import heatmap_figures, series_figure
@@ -29,7 +28,7 @@ from eval.settings import CompareSettings
 from eval.stats import Bootstrap, Floats, mean_over_columns, weighted_means
 from mining.common.files import dump_json, read_json, write_json
 from mining.common.logs import log, progress
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import (
     Input,
     StageInput,
@@ -275,7 +274,7 @@ def _mean_grid(grids: Sequence[Grid]) -> Grid:
 
 def _read_grids(evaluations: Mapping[RunKey, Path]) -> dict[RunKey, Grid]:
     """Measure -> values of every run on the concepts and directions of all."""
-    tables = {key: pq.read_table(path / "items.parquet") for key, path in evaluations.items()}
+    tables = {key: read_columns(path / "items.parquet") for key, path in evaluations.items()}
     frames = {key: table.select(ITEM_KEY).to_pandas() for key, table in tables.items()}
     everything = pd.concat(list(frames.values())).drop_duplicates()
     concepts = pd.Index(sorted(everything["concept"].unique()))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.experiment_doses import Varied, find_doses
 from eval.experiment_findings import CONTRASTS, CONTROL, PRIMARY, PRIMARY_ARMS, Findings
@@ -28,7 +27,7 @@ from eval.report_page import render
 from mining.common.errors import InputError
 from mining.common.files import read_json, write_json, write_text
 from mining.common.logs import log
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import Input, StageInput, begin, settings_dict
 from mining.world_plan import CELLS, TRAIN
 
@@ -152,7 +151,7 @@ def compute(
         layers=layers.merge(read_aucs(folders("attribute")), on=["arm", "seed"]),
         mining=pd.concat(
             [
-                pq.read_table(run.root / "judge" / "definitions.parquet")
+                read_columns(run.root / "judge" / "definitions.parquet")
                 .to_pandas()
                 .assign(seed=run.seed)
                 for run in runs

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from eval.ablation import CLEAN, CONDITIONS
 from mining.common.files import read_json
+from mining.common.shards import read_columns
 
 KEYS = ["concept", "source_lang", "target_lang"]
 
@@ -24,10 +24,10 @@ def read_layers(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
     """
     frames: list[pd.DataFrame] = []
     for (arm, seed), folder in folders.items():
-        items = pq.read_table(
+        items = read_columns(
             folder / "items.parquet", columns=[*KEYS, "group", "behaviour", "n_pivots"]
         ).to_pandas()
-        layers = pq.read_table(
+        layers = read_columns(
             folder / "layers.parquet", columns=[*KEYS, "layer", "p_pivot", "p_target"]
         ).to_pandas()
         # The embeddings never vote; an item without pivots has no p_pivot, but idxmax wants one.
@@ -69,8 +69,8 @@ def read_ablations(
     frames: list[pd.DataFrame] = []
     for key, folder in folders.items():
         columns = [*KEYS, "condition", "p_answer"]
-        rows = pq.read_table(folder / "ablation.parquet", columns=columns).to_pandas()
-        groups = pq.read_table(traces[key] / "items.parquet", columns=[*KEYS, "group"]).to_pandas()
+        rows = read_columns(folder / "ablation.parquet", columns=columns).to_pandas()
+        groups = read_columns(traces[key] / "items.parquet", columns=[*KEYS, "group"]).to_pandas()
         wide = rows.pivot(index=KEYS, columns="condition", values="p_answer")
         wide = wide.reindex(columns=[CLEAN, *CONDITIONS]).dropna().reset_index()
         wide = wide.merge(groups, on=KEYS, validate="one_to_one")

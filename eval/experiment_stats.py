@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from scipy import stats
 
 from eval.experiment_power import MAX_SEEDS, seeds_needed
 from eval.stats import Floats
 from mining.common.errors import InputError
+from mining.common.shards import read_columns
 
 MEASURES = ("accuracy", "score")
 
@@ -111,7 +111,7 @@ def read_cells(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
     frames: list[pd.DataFrame] = []
     columns = ["group", "source_lang", "target_lang", "correct", "score"]
     for (arm, seed), folder in folders.items():
-        items = pq.read_table(folder / "items.parquet", columns=columns).to_pandas()
+        items = read_columns(folder / "items.parquet", columns=columns).to_pandas()
         if items["group"].isna().any():
             raise InputError(f"{folder}: items without a group; an experiment compares cells")
         items = items[items["correct"].notna()].astype({"correct": float})

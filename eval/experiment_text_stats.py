@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from eval.experiment_power import MAX_SEEDS, smallest_size
 from eval.experiment_stats import (
@@ -24,6 +23,7 @@ from eval.experiment_stats import (
 )
 from eval.experiment_tables import Estimates
 from mining.common.errors import InputError
+from mining.common.shards import read_columns
 
 ALL, APART, TOGETHER = "all", "apart", "together"
 MEANINGS = {
@@ -95,13 +95,13 @@ def read_text_cells(folders: Mapping[tuple[str, int], Path], words: Path) -> Tex
     The cells follow the joint document frequencies of the `words` folder. Raises InputError where
     no item has been scored.
     """
-    pairs = pq.read_table(words / "pairs.parquet", columns=[*KEYS, "pair_doc_freq"]).to_pandas()
+    pairs = read_columns(words / "pairs.parquet", columns=[*KEYS, "pair_doc_freq"]).to_pandas()
     frames: list[pd.DataFrame] = []
     sizes: dict[str, int] = {}
     chance = math.nan
     for (arm, seed), folder in folders.items():
         columns = [*KEYS, "correct", "score", "n_distractors"]
-        items = pq.read_table(folder / "items.parquet", columns=columns).to_pandas()
+        items = read_columns(folder / "items.parquet", columns=columns).to_pandas()
         items = items[items["correct"].notna()].astype({"correct": float})
         if items.empty:
             raise InputError(f"{folder}: no item with an answer; lower evaluate.min_doc_freq")

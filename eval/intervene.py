@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.ablation import ABLATION_SCHEMA, Ablator, ablation_rows, read_traits
 from eval.behaviour import DIRECT, PIVOT
@@ -180,7 +179,7 @@ def _all_directions(
                 # Last, because its presence says that the direction is done.
                 write_table(second, pa.Table.from_pylist(patched, schema=PATCHING_SCHEMA))
             ticker.advance(len(entries))
-            tables.append((pq.read_table(first), pq.read_table(second)))
+            tables.append((read_columns(first), read_columns(second)))
     return tables
 
 

@@ -126,10 +126,10 @@ def points(value: float | None) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage."""
+    """A share, or a difference of two, as a percentage with a real minus sign."""
     if value is None or _missing(value):
         return NONE
-    return f"{100 * value:.{digits}f}%"
+    return f"{number(100 * value, digits, scale=100)}%"
 
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eval.chrf import sentence_scores, summarise_chrf
 from eval.generate import generate_lines
@@ -26,7 +25,7 @@ from eval.sentence_settings import SentencesSettings
 from eval.stats import Bootstrap
 from mining.common.files import write_json
 from mining.common.logs import log, progress
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import FilesInput, begin, settings_dict
 
 SENTENCE_SCHEMA = pa.schema(
@@ -87,7 +86,7 @@ def run_sentences(
                     loaded, sentences, (source, target), settings, ticker.advance
                 )
                 write_table(part, pa.Table.from_pylist(rows, schema=SENTENCE_SCHEMA))
-            tables[f"{source}-{target}"] = pq.read_table(part)
+            tables[f"{source}-{target}"] = read_columns(part)
     write_table(run.out / "sentences.parquet", pa.concat_tables(tables.values()))
     summary = _summary(tables, settings, seed)
     write_json(

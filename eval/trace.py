@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.items import Item, plan_items, read_doc_freq
 from eval.lens import batches_by_length, read_layers
@@ -42,7 +41,7 @@ from eval.vocabularies import language_vocabularies
 from mining.common.errors import InputError
 from mining.common.files import dump_json, write_bytes, write_json
 from mining.common.logs import log, progress
-from mining.common.shards import write_table
+from mining.common.shards import read_columns, write_table
 from mining.common.stage import (
     FilesInput,
     Input,
@@ -218,7 +217,7 @@ def _trace_all(
                 write_table(item_part, found[0])
             else:
                 ticker.advance(len(items))
-            tables.append((pq.read_table(item_part), pq.read_table(layer_part)))
+            tables.append((read_columns(item_part), read_columns(layer_part)))
     return tables
 
 

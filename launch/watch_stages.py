@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eval.resampling import MEASURES
 from launch.pipeline import Plan
 from mining.common.files import read_json
+from mining.common.shards import read_columns
 from mining.common.stage import Manifest
 
 TOP_PIVOTS = 50
@@ -114,7 +114,7 @@ def tables(stage: str, folder: Path, manifest: Manifest, plan: Plan) -> dict[str
     if stage == "evaluate":
         return _examples(folder)
     if stage == "compare":
-        table = pq.read_table(folder / "comparisons.parquet")
+        table = read_columns(folder / "comparisons.parquet")
         return {"comparisons": _rows(table.to_pylist(), table.column_names)}
     return {}
 
@@ -144,7 +144,7 @@ def _quarantine(folder: Path, manifest: Manifest) -> dict[str, Rows]:
 
 def _pivots(folder: Path, manifest: Manifest, plan: Plan) -> Rows:
     """The strongest pivots with their neighbours; the first of them also in some documents."""
-    table = pq.read_table(folder / "pivots.parquet")
+    table = read_columns(folder / "pivots.parquet")
     chosen = table.filter(table["is_pivot"]).sort_by(
         [("statistic", "descending"), ("id", "ascending")]
     )
@@ -193,7 +193,7 @@ def _examples(folder: Path) -> dict[str, Rows]:
         "concept", "source_lang", "target_lang", "source", "target", "score", "p_gold", "rank",
         "n_distractors",
     )  # fmt: skip
-    table = pq.read_table(folder / "items.parquet", columns=[*columns, "correct"])
+    table = read_columns(folder / "items.parquet", columns=[*columns, "correct"])
     table = table.filter(pc.is_valid(table["score"]))
     found = {}
     for name, correct, order in (("right", True, "descending"), ("wrong", False, "ascending")):

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from mining.common.errors import InputError
+from mining.common.shards import read_columns
 from mining.common.stage import MANIFEST, Manifest, read_manifest
 from mining.inspect_documents import Documents
 from mining.kernels.assoc import npmi, npmi_array
@@ -55,8 +55,8 @@ class Inspector:
     @cached_property
     def items(self) -> pa.Table:
         """The rows of pivots.parquet with the items' letters and frequencies by language."""
-        table = pq.read_table(self.folders.pivots / "pivots.parquet")
-        counted = pq.read_table(self.folders.count / "items.parquet")
+        table = read_columns(self.folders.pivots / "pivots.parquet")
+        counted = read_columns(self.folders.count / "items.parquet")
         names = ["has_letter", *(f"doc_freq_{lang}" for lang in self.languages)]
         for name in names:
             table = table.append_column(name, counted.column(name))
@@ -247,7 +247,7 @@ class Inspector:
             path = self.folders.words / f"{name}.parquet"
             if not path.is_file():
                 continue
-            table = pq.read_table(path)
+            table = read_columns(path)
             wanted = {(fold(first, False), fold(second, False))}
             places = [
                 place
@@ -269,10 +269,9 @@ class Inspector:
 
     def _pair_pivots(self, row: Facts) -> list[Facts]:
         keys = ("concept", "source_lang", "target_lang")
-        table = pq.read_table(
-            self.folders.words / "pair_pivots.parquet",
-            filters=[(key, "==", row[key]) for key in keys],
-        )
+        table = read_columns(self.folders.words / "pair_pivots.parquet")
+        for key in keys:
+            table = table.filter(pc.equal(table.column(key), row[key]))
         pivots: list[Facts] = table.sort_by("rank").slice(0, LISTED).to_pylist()
         for pivot in pivots:
             for side in ("source", "target"):

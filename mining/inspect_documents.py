@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from icu4py.breakers import WordBreaker
 
-from mining.common.shards import list_shards, open_table
+from mining.common.shards import list_shards, open_table, read_columns
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.segment import words as segment
 
@@ -62,7 +61,7 @@ class Documents:
     def find(self, name: str) -> tuple[Facts, list[int]] | None:
         """The token shards' row of a document's id, and the ids of its tokens or words."""
         for number, shard in enumerate(self._shards("token")):
-            ids = pq.read_table(shard, columns=["id"]).column("id")
+            ids = read_columns(shard, columns=["id"]).column("id")
             row = pc.index(ids, pa.scalar(name, ids.type)).as_py()
             if row >= 0:
                 found = _row(shard, row)

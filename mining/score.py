@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path
 from mining.common.shards import (
@@ -129,7 +128,7 @@ def _totals(out: Path) -> dict[str, Any]:
     """Documents, tokens and pivots in all and by language."""
     columns = ["lang", "n_tokens", "n_pivots", "proportion"]
     frame = pa.concat_tables(
-        pq.read_table(path, columns=columns) for path in sorted((out / "scores").glob("*.parquet"))
+        read_columns(path, columns=columns) for path in sorted((out / "scores").glob("*.parquet"))
     ).to_pandas()
     by_lang = {
         str(lang): {

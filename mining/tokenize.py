@@ -34,6 +34,8 @@ from mining.common.shards import (
     SCHEMA,
     WRITE_OPTIONS,
     ShardInfo,
+    open_table,
+    read_columns,
     shard_metadata,
     write_table,
 )
@@ -387,7 +389,7 @@ def _finish_shard(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_]) -
             return
         done = 0
         with (
-            pq.ParquetFile(part) as file,
+            open_table(part) as file,
             pq.ParquetWriter(temporary, file.schema_arrow, **WRITE_OPTIONS) as writer,
         ):
             for group in range(file.num_row_groups):
@@ -417,7 +419,7 @@ def _settle(report: dict[str, Any], verdict: Verdict, parts: Path, k: int) -> No
         if n_rows := int((verdict == code).sum()):
             report[kind][reason] = report[kind].get(reason, 0) + n_rows
     columns = ["lang", "source", "n_chars"]
-    table = pq.read_table(parts / f"{k:05d}.parquet", columns=columns)
+    table = read_columns(parts / f"{k:05d}.parquet", columns=columns)
     table = table.filter(pa.array(verdict == KEPT))
     n_tokens = np.load(rows_path(parts, k), allow_pickle=False)[verdict == KEPT, 4]
     report["documents"] = len(table)

@@ -25,6 +25,8 @@ from mining.common.shards import (
     WRITE_OPTIONS,
     ShardInfo,
     as_batch,
+    open_table,
+    read_columns,
     shard_metadata,
     write_table,
 )
@@ -91,7 +93,7 @@ def write_word_shards(
     doc_freq: Counter[str] = Counter()
     for k, mask in enumerate(keep):
         part = parts / f"{k:05d}.words.parquet"
-        vocabulary = pq.read_table(_vocabulary_path(part))["word"].to_pylist()
+        vocabulary = read_columns(_vocabulary_path(part))["word"].to_pylist()
         for local, count in enumerate(_local_doc_freq(part, mask, len(vocabulary)).tolist()):
             if count:
                 doc_freq[vocabulary[local]] += count
@@ -127,7 +129,7 @@ def _local_doc_freq(part: Path, keep: npt.NDArray[np.bool_], n_words: int) -> np
     """In how many kept documents of a file each local word stands: int64 [n_words]."""
     counts = np.zeros(n_words, dtype=np.int64)
     done = 0
-    with pq.ParquetFile(part) as file:
+    with open_table(part) as file:
         for rows in file.iter_batches():
             batch = as_batch(rows)
             mask = keep[done : done + len(batch)]
@@ -148,18 +150,18 @@ def _final_ids(
     out: Path,
     fingerprint: str,
 ) -> None:
-    vocabulary = pq.read_table(out / "words" / "vocabulary.parquet", columns=["word"])
+    vocabulary = read_columns(out / "words" / "vocabulary.parquet", columns=["word"])
     final = {word: i for i, word in enumerate(vocabulary["word"].to_pylist(), start=1)}
     schema = SCHEMA.with_metadata(shard_metadata(ShardInfo("word", fingerprint)))
     for k in range(rank, n_parts, world_size):
         part = parts / f"{k:05d}.words.parquet"
-        local = pq.read_table(_vocabulary_path(part))["word"].to_pylist()
+        local = read_columns(_vocabulary_path(part))["word"].to_pylist()
         keep = np.load(_mask_path(parts, k), allow_pickle=False)
         mapping = np.array([final.get(word, 0) for word in local], dtype=np.uint32)
         done = 0
         with (
             atomic_path(out / "words" / f"{k:05d}.parquet") as temporary,
-            pq.ParquetFile(part) as file,
+            open_table(part) as file,
             pq.ParquetWriter(temporary, schema, **WRITE_OPTIONS) as writer,
         ):
             for rows in file.iter_batches():

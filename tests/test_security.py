@@ -124,3 +124,15 @@ def test_every_array_and_checkpoint_is_loaded_without_code() -> None:
             seen += 1
             assert keyword in {given.arg for given in node.keywords}, (file, node.lineno)
     assert seen >= 10
+
+
+def test_tables_are_read_where_their_checksums_are() -> None:
+    """A damaged table is named (mining.common.shards.read_columns, open_table)."""
+    readers = {"pq.read_table", "pq.ParquetFile", "pd.read_parquet"}
+    found = {file for file, node in calls() if name_of(node.func)[0] in readers}
+    assert found == {
+        "mining/common/shards.py",
+        "mining/row_files.py",  # other people's files, with the same checks
+        "eval/loss_store.py",  # files that are named by their hash
+        "launch/bench/count_stage.py",
+    }

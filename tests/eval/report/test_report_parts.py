@@ -105,6 +105,7 @@ def test_numbers():
     assert signed(0.5, 1) == "+0.5"
     assert signed(-0.5, 1) == "\u22120.5"
     assert percent(0.1234) == "12.3%"
+    assert (percent(-0.1234), percent(-0.0001)) == ("\u221212.3%", "0.0%")
     assert count(1234567) == "1,234,567"
     assert short_count(25_200_000) == "25.2 M"
     assert short_count(22_500) == "22,500"
