@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 
 _BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
+MAX_NESTING = 16  # each takes the whole gloss once, and a line may hold megabytes of brackets
 _LABEL = re.compile(r"^[a-z]+\.\s+(?=\S)")  # "fig. ", "lit. ", "esp. "
 # Glosses that say something about the word instead of translating it.
 _NOT_A_TRANSLATION = re.compile(
@@ -25,8 +26,8 @@ def gloss_words(gloss: str) -> Iterator[tuple[str, bool]]:
     their own; notes (CL:, see ..., variant of ...) give nothing. May yield several words at a time.
     """
     text = unicodedata.normalize("NFC", gloss)
-    while (shorter := _BRACKETS.sub(" ", text)) != text:
-        text = shorter
+    for _ in range(MAX_NESTING):
+        text = _BRACKETS.sub(" ", text)
     if _NOT_A_TRANSLATION.match(text.strip()):
         return
     for part in text.split(";"):

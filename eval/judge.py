@@ -28,6 +28,7 @@ from mining.common.seeds import hash64
 from mining.common.task import Concept, Task
 
 MAX_PAUSE_SECONDS = 60.0
+MAX_ERROR_BYTES = 1 << 16
 MAX_SHOWN_CHARS = 300
 MAX_REPLY_BYTES = 16 << 20
 # Statuses after which another attempt may succeed.
@@ -171,7 +172,8 @@ class _Endpoint:
         path = self.cache / digest[:2] / f"{digest}.json"
         if path.is_file():
             kept = read_json(path)
-            if not isinstance(kept, dict) or kept.get("request") != request:
+            known = isinstance(kept, dict) and kept.get("request") == request
+            if not known or not isinstance(kept.get("answer"), str):
                 raise InputError(f"{path}: is not the answer to its request; remove the file")
             return str(kept["answer"])
         answer = self._content(self._post(request))
@@ -194,7 +196,7 @@ class _Endpoint:
                         raise InputError(f"{self.url}: the reply is over {MAX_REPLY_BYTES} bytes")
                     return json.loads(data)
             except urllib.error.HTTPError as error:
-                said = error.read().decode("utf-8", "replace")
+                said = _body(error).decode("utf-8", "replace")
                 if self.key:  # some servers repeat what they were sent
                     said = said.replace(self.key, "...")
                 said = error.headers.get("Location") or said[:MAX_SHOWN_CHARS]
@@ -233,3 +235,11 @@ class _Endpoint:
             raise InputError(f"{self.url}: not a chat completion: {shown}") from None
         # JSON can spell halves of characters, which no file takes.
         return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
+
+
+def _body(error: urllib.error.HTTPError) -> bytes:
+    """The beginning of what came with an error; nothing where the connection breaks off."""
+    try:
+        return error.read(MAX_ERROR_BYTES)
+    except (http.client.HTTPException, OSError):
+        return b""

@@ -209,7 +209,7 @@ def _read_table(path: Path, source_lang: str, target_lang: str) -> Iterator[Entr
         source, target = tidy(fields[0]), tidy(fields[1])
         if not source or not target:
             yield bad_line(number, "a word is empty", line)
-        elif not re.fullmatch(r"[1-9][0-9]*", fields[3]):
+        elif not re.fullmatch(r"[1-9][0-9]{0,8}", fields[3]):
             yield bad_line(number, f"sense is {fields[3]!r}, expected a number from 1", line)
         else:
             pos = pos_name(fields[2])
@@ -247,10 +247,14 @@ def _read_wiktextract(path: Path, gloss_lang: str) -> Iterator[Entry | BadLine]:
         except (ValueError, RecursionError) as error:
             yield bad_line(number, f"not valid JSON ({error})", line)
             continue
+        if not isinstance(record, dict):
+            yield bad_line(number, "not a JSON object", line)
+            continue
         try:
             entries = list(_wiktextract_entries(record, gloss_lang))
             for entry in entries:
-                "".join((entry.source, entry.target, entry.label)).encode()
+                texts = (entry.source_lang, entry.source, entry.target_lang, entry.target)
+                "".join((*texts, entry.pos, entry.label)).encode()
             yield from entries
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
             yield bad_line(

@@ -24,11 +24,13 @@ from mining.common.lineage import lineage, verify_outputs
 from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
 from mining.common.stage import code_version
 
-# What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights.
+# What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights,
+# a network that fails.
 MACHINE_TROUBLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM,
+    errno.ENOMEM, errno.ELOOP, errno.EISDIR, errno.ENOLCK, errno.EREMOTEIO, errno.ENOTCONN,
+    errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH,
 }  # fmt: skip
 MACHINE_EXIT_CODE = 7
 COMPARISON = "runs/comparison"
@@ -87,12 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error, extra=FILE_ONLY)
         return error.exit_code
     except Exception as error:
-        if _machine_errno(error) not in MACHINE_TROUBLE:
+        network = isinstance(error, TimeoutError | ConnectionError)
+        if not network and _machine_errno(error) not in MACHINE_TROUBLE:
             raise
         log.debug("the place of it", exc_info=True)
         print(
-            f"error: {error}. Nothing half-written counts; once that is put right, the same "
-            "command goes on from here (--verbose shows where it happened)",
+            f"error: {error or type(error).__name__}. Nothing half-written counts; once that is "
+            "put right, the same command goes on from here (--verbose shows where it happened)",
             file=sys.stderr,
         )
         return MACHINE_EXIT_CODE

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from mining.common.errors import InputError
+from mining.common.files import check_names
 from mining.common.names import LANGUAGE_CODE
 from mining.lines import KEPT_BYTES, Damage, LongRecord, decompress, split_lines
 from mining.remote import HashingStream, hash_file, open_filesystem
@@ -93,6 +94,7 @@ def list_files(corpus: CorpusSettings, suffixes: Sequence[str]) -> dict[str, str
     if not names:
         what = corpus.glob or ", ".join("*" + suffix for suffix in suffixes)
         raise InputError(f"{corpus.path}: holds no file that matches {what} (corpus.glob)")
+    check_names(corpus.path, names)
     return {name: folder.resolve_paths(name) for name in sorted(names)}
 
 
@@ -112,8 +114,9 @@ def _dataset_caches(files: Mapping[str, str]) -> set[str]:
         if not filesystem.isfile(path):
             continue
         try:
-            listed = {f["filename"] for f in json.loads(filesystem.cat_file(path))["_data_files"]}
-        except (ValueError, KeyError, TypeError):
+            entries = json.loads(filesystem.cat_file(path))["_data_files"]
+            listed = {posixpath.normpath(entry["filename"]) for entry in entries}
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{state}: names no _data_files of a Hugging Face dataset") from None
         present = {posixpath.basename(name): name for name in names}
         caches.update(name for base, name in present.items() if base not in listed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -14,7 +14,7 @@ from mining.lines import Damage
 from mining.remote import open_filesystem
 
 ROW_SUFFIXES = (".parquet", ".arrow")
-BATCH_ROWS = 1024
+BATCH_ROWS = 64  # few, as a dictionary can spell a long string again in each row
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 # What the libraries raise for values that are not what the file says.
@@ -33,24 +33,54 @@ class BadRow:
 def read_rows(path: str) -> Iterator[dict[str, Any] | BadRow | Damage]:
     """The rows of a file; where it cannot be read further, one Damage as the last."""
     filesystem, inner = open_filesystem(path)
-    try:
-        with filesystem.open(inner, "rb") as raw:
-            for batch in _parquet(raw) if path.endswith(".parquet") else _arrow(raw):
+    with filesystem.open(inner, "rb") as raw:
+        file = _Watched(raw)
+        try:
+            for batch in _parquet(file) if path.endswith(".parquet") else _arrow(file):
                 yield from _rows(batch)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        # A damaged file may lead to a place before its beginning.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the disk's or the network's trouble, not the file's
-        yield Damage("damaged file", str(error), b"")
-    except _TruncatedError:
-        yield Damage("truncated file", "the Arrow stream has no end mark", b"")
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if file.trouble is not None:
+                raise file.trouble from None
+            yield Damage("damaged file", str(error), b"")
+        except _TruncatedError:
+            yield Damage("truncated file", "the Arrow stream has no end mark", b"")
 
 
 class _TruncatedError(Exception):
     pass
 
 
-def _parquet(raw: IO[bytes]) -> Iterator[pa.RecordBatch]:
+class _Watched(io.RawIOBase):
+    """A file that keeps the error of its own reading: the disk's or the network's, not the file's.
+
+    The library raises OSErrors for damage as well, and a bad place to go to is damage.
+    """
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self.trouble: OSError | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._raw.read(size)
+        except OSError as error:
+            self.trouble = error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _parquet(raw: _Watched) -> Iterator[pa.RecordBatch]:
     # Of files whose writer gave their pages checksums, as those of Java do.
     with pq.ParquetFile(raw, page_checksum_verification=True) as file:
         # Each by itself: a batch across two of them is lost as a whole where the second is damaged.
@@ -58,7 +88,7 @@ def _parquet(raw: IO[bytes]) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
 
 
-def _arrow(raw: IO[bytes]) -> Iterator[pa.RecordBatch]:
+def _arrow(raw: _Watched) -> Iterator[pa.RecordBatch]:
     if raw.read(len(ARROW_FILE)) == ARROW_FILE:
         file = pa.ipc.open_file(raw)
         for number in range(file.num_record_batches):

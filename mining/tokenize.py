@@ -10,6 +10,7 @@ keeps how sure that is.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import heapq
@@ -63,6 +64,7 @@ from mining.tasks import run_tasks
 from mining.word_shards import local_words, write_word_shards
 
 SAMPLE_TEXTS = 64
+CHARS_PER_GROUP = 64 << 20
 SAMPLE_CHARS = 20_000
 LANGUAGES_SCHEMA = pa.schema(
     [
@@ -217,7 +219,7 @@ def _tokenize_one(
         good = _keep_records(
             reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
         )
-        for batch in _batches(good, ROWS_PER_GROUP):
+        for batch in _batches(good):
             tokens = _tokens(batch, tokenizer)
             sizes.extend(map(len, tokens))
             writer.write_table(_part_table(batch, tokens).cast(schema))
@@ -247,9 +249,11 @@ def _keep_records(
     report: dict[str, Any],
     identified: list[tuple[int, str, str, float]],
     reject: Callable[[Rejected], object],
+    keep_raw: bool = False,
 ) -> Iterator[tuple[Record, str]]:
     """Yield the records that stand by themselves, with their language; account for the others.
 
+    Their `raw` is kept only on demand: a batch of them would be twice as large with it.
     `identified` gets (row, id, language, confidence) of those that no field labelled.
     """
     row = 0
@@ -272,18 +276,20 @@ def _keep_records(
         if confidence is not None:
             identified.append((row, item.id, lang, confidence))
         row += 1
-        yield item, lang
+        # What it was read from is needed no more, and is as large as the text.
+        yield (item if keep_raw else dataclasses.replace(item, raw=b"")), lang
 
 
-def _batches(
-    records: Iterator[tuple[Record, str]], size: int
-) -> Iterator[list[tuple[Record, str]]]:
+def _batches(records: Iterator[tuple[Record, str]]) -> Iterator[list[tuple[Record, str]]]:
+    """Row groups: as many records as one holds, or fewer where their texts are long."""
     batch: list[tuple[Record, str]] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
+    n_chars = 0
+    for record, lang in records:
+        batch.append((record, lang))
+        n_chars += len(record.text)
+        if len(batch) == ROWS_PER_GROUP or n_chars >= CHARS_PER_GROUP:
             yield batch
-            batch = []
+            batch, n_chars = [], 0
     if batch:
         yield batch
 
@@ -335,7 +341,7 @@ def _requarantine(verdict: Verdict, reader: Reader, corpus: CorpusSettings) -> I
     bad = verdict == SAME_ID
     if not bad.any():
         return
-    good = _keep_records(reader, corpus, _no_report(), [], lambda _: None)
+    good = _keep_records(reader, corpus, _no_report(), [], lambda _: None, keep_raw=True)
     for row, (record, _) in enumerate(good):
         if bad[row]:
             detail = f"the id {record.id!r} stood in an earlier record"

@@ -11,7 +11,6 @@ A shard's tensors are flat runs of elements, named `PARAMETER:weight:START`, als
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mining.common.errors import InputError, MismatchError
-from mining.common.files import dump_json, read_json, remove_tree, sha256_file
+from mining.common.files import dump_json, read_json, remove_tree, sha256_file, sync
 from mining.common.logs import log
 from mining.common.names import is_file_name
 from training.parallel import Holding, flat, kept_buffers
@@ -67,7 +66,7 @@ def save_checkpoint(
     _gather(holding, None)
     shard = aside / f"shard-{holding.rank:05d}-of-{holding.world:05d}.safetensors"
     save_file(_tensors(holding), shard)
-    _sync(shard)
+    sync(shard)
     entries = _gather(holding, (shard.name, _entry(shard)))
     if first:
         (aside / "state.json").write_text(dump_json(asdict(state)), encoding="utf-8")
@@ -75,10 +74,10 @@ def save_checkpoint(
         manifest = {"format_version": FORMAT_VERSION, "files": files}
         (aside / "manifest.json").write_text(dump_json(manifest), encoding="utf-8")
         for path in (aside / "state.json", aside / "manifest.json", aside):
-            _sync(path)
+            sync(path)
         remove_tree(final)
         aside.rename(final)
-        _sync(folder)
+        sync(folder)
         for other in _folders(folder):
             if other.name > final.name:
                 # Passed over when this training resumed: it must not push out valid ones.
@@ -287,11 +286,3 @@ def _read_checked(path: Path) -> TrainerState:
         return TrainerState(int(raw["step"]), int(raw["metrics_bytes"]), pending, recent)
     except (TypeError, ValueError):
         raise InputError("state.json has other values than this version writes") from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,8 @@ from mining.common.logs import log
 from training.settings import TrainSettings
 
 # The first process hashes, scores and exports while the others wait: longer than the ten minutes
-# after which NCCL takes a process for lost. train.stuck_after_seconds watches instead.
+# after which NCCL takes a process for lost. train.stuck_after_seconds watches instead. DeepSpeed
+# works in a group of its own that does not know of it, so that others wait at a barrier of torch's.
 TIMEOUT = timedelta(days=7)
 
 # What accelerate's own configuration would set, and what a DeepSpeed file may not say.

@@ -104,6 +104,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
         given = Path(settings.model.optimizer)
         if accelerator.is_main_process:
             check_checkpoint(given)
+        accelerator.wait_for_everyone()  # DeepSpeed's own group gives up after ten minutes
         load_optimizer(given, parallel.holding())
     spikes = SpikeWatch(() if found is None else found[1].recent)
     skips = SkipCount(accelerator, settings.on_nonfinite == "skip")
@@ -213,6 +214,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
                 weights = parallel.weights()
                 if accelerator.is_main_process:
                     job.export_snapshot(done, weights)
+                accelerator.wait_for_everyone()  # as before the given optimizer state is read
                 dog.beat(f"the snapshot of step {done}")
             if checkpoint_due or stopping:
                 save(done)

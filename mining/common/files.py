@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,9 +37,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)  # or a power cut may lose the name after what was written later
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,6 +98,27 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, if it is there."""
-    if path.exists():
+    """Remove a folder and all in it, if it is there; of a link to a folder, only the link."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or the names in a folder, on the disk before anything after it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_names(folder: str, names: Iterable[str]) -> None:
+    """Raise InputError where a file's name is not UTF-8, as no manifest could hold it."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = repr(os.fsencode(name))[1:]
+            raise InputError(f"{folder}: the name {shown} is not UTF-8; rename the file") from None

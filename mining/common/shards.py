@@ -165,6 +165,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, TimeoutError | ConnectionError):
+            raise  # not all of them have a number
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's or the network's trouble, not the file's
         raise InputError(

@@ -31,6 +31,7 @@ from typing import IO, Any, Protocol
 
 from mining.common.errors import BusyError, InputError, MismatchError
 from mining.common.files import (
+    check_names,
     dump_json,
     is_temporary,
     read_json,
@@ -121,7 +122,9 @@ class FilesInput:
         if not path.is_dir():
             raise InputError(f"{path}: no such file or folder")
         found = sorted(p for p in path.rglob("*") if p.is_file())
-        return cls({p.relative_to(path).as_posix(): p for p in found})
+        files = {p.relative_to(path).as_posix(): p for p in found}
+        check_names(str(path), files)
+        return cls(files)
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
         known = (recorded or {}).get("files", {})

@@ -15,6 +15,7 @@ from mining.common.errors import InputError
 
 MAX_BYTES = 16 << 20
 MAX_VALUES = 1 << 20
+MAX_DIGITS = 4000  # more than any number needs, and less than Python refuses to spell
 
 
 def read_yaml(path: Path) -> Any:
@@ -40,7 +41,8 @@ def parse_yaml(text: str, place: str) -> Any:
         _count_values(node, {}, place)
         return loader.construct_document(node)
     except (
-        yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError,
+        yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError,
+        RecursionError,
     ) as error:  # fmt: skip
         shown = " ".join(str(error).split())
         raise InputError(f"{place}: not valid YAML ({shown})") from None
@@ -55,7 +57,11 @@ def _count_values(node: yaml.Node, known: dict[int, int | None], place: str) -> 
         return found
     known[id(node)] = None
     count = 1
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.ScalarNode):
+        node.value.encode()  # a ValueError for halves of characters
+        if len(node.value) > MAX_DIGITS and node.tag.endswith((":int", ":float")):
+            raise InputError(f"{place}: not valid YAML (a number of more than {MAX_DIGITS} digits)")
+    elif isinstance(node, yaml.SequenceNode):
         count += sum(_count_values(item, known, place) for item in node.value)
     elif isinstance(node, yaml.MappingNode):
         for pair in node.value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,22 @@ def test_lines_without_end_and_halves_of_characters_are_bad_lines(tmp_path: Path
     first, second = entries(path, "wiktextract")
     assert (first.line, first.reason.startswith("not a Wiktextract word")) == (1, True)
     assert second.target == "Hund"
+
+
+def test_lines_that_are_no_word_are_bad_lines(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    word = {"word": "a", "lang_code": "en", "senses": [{"glosses": ["b"]}]}
+    lines: list[object] = [["word", "lang_code"], "word lang_code", {**word, "pos": "\ud800"}]
+    lines += [{**word, "lang_code": 5}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = list(read_entries(path, "wiktextract", None, "de"))
+    assert [item.line for item in found if isinstance(item, BadLine)] == [1, 2, 3, 4]
+    assert len(found) == 4
+    path.write_text("source\ttarget\tpos\tsense\na\tb\tn\t" + "9" * 5000 + "\n")
+    assert all(isinstance(item, BadLine) for item in read_entries(path, "table", "en", "de"))
+
+
+def test_a_gloss_of_many_brackets_takes_no_time() -> None:
+    start = time.monotonic()
+    list(gloss_words("(" * 200_000 + "a" + ")" * 200_000))
+    assert time.monotonic() - start < 5  # a second time for each pair would take minutes

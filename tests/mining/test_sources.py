@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.local import LocalFileSystem
 
 from mining.common.errors import InputError, MissingDependencyError
-from mining.common.stage import read_manifest
+from mining.common.stage import FilesInput, read_manifest
 from mining.documents import FileReader, Record, Rejected, list_documents
 from mining.engine_settings import EngineSettings
 from mining.remote import file_stamp, open_filesystem
+from mining.row_files import read_rows
 from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tokenize import run_tokenize
 from tests.conftest import folder_bytes
@@ -168,3 +174,62 @@ def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
         assert before[0] == 3
         assert before != file_stamp(path)
     memory.rm("/pivots-stamp")
+
+
+class _Breaking(LocalFileSystem):
+    """A file system whose files can be read a few times only, as over a network that goes away."""
+
+    protocol = "breaking"
+    cachable = False
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        raw = Path(path).open("rb")  # noqa: SIM115 (closed with the process)
+        reads = itertools.count()
+
+        class File(io.RawIOBase):
+            def read(self, size: int = -1) -> bytes:
+                if next(reads) > 3:
+                    raise FSTimeoutError
+                return raw.read(size)
+
+            def seek(self, offset: int, whence: int = 0) -> int:
+                return raw.seek(offset, whence)
+
+            def tell(self) -> int:
+                return raw.tell()
+
+        return File()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_network_that_fails_is_no_damage_of_the_file(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"text": [f"text {k}" * 9 for k in range(9000)]})
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=1000)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1000)
+    fsspec.register_implementation("breaking", _Breaking, clobber=True)
+    with pytest.raises(FSTimeoutError):
+        list(read_rows(f"breaking://{path}"))
+
+
+@pytest.mark.parametrize(
+    "state", ["[" * 200_000, '{"_data_files": [{"filename": 1}, {"filename": "b"}]}']
+)
+def test_a_dataset_state_that_is_none_is_named(tmp_path: Path, state: str) -> None:
+    (tmp_path / "state.json").write_text(state)
+    (tmp_path / "a.arrow").write_bytes(b"")
+    with pytest.raises(InputError, match="names no _data_files"):
+        list_documents(CorpusSettings(path=str(tmp_path)))
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")).write_text("{}")
+    for read in (
+        lambda: list_documents(CorpusSettings(path=str(tmp_path))),
+        lambda: FilesInput.folder(tmp_path),
+    ):
+        with pytest.raises(InputError, match=r"caf.xe9.jsonl' is not UTF-8; rename"):
+            read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mining.common.files import remove_leftovers
+from mining.common.files import remove_leftovers, remove_tree
 
 
 def test_leftovers_may_be_files_and_folders(tmp_path: Path) -> None:
@@ -16,3 +16,12 @@ def test_leftovers_may_be_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "table.parquet").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "table.parquet"]
+
+
+def test_a_link_to_a_folder_is_removed_and_not_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "x").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove_tree(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept" / "x").is_file()

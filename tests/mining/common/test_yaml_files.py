@@ -68,3 +68,11 @@ PLAIN = st.recursive(
 @given(PLAIN)
 def test_plain_values_come_back_also_by_aliases(value: object) -> None:
     assert parse_yaml(yaml.safe_dump([value, value]), "x") == [value, value]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "1:" * 300 + "1.5", "a: 0x" + "f" * 6000, 'a: "w\\ud800"', '"\\ud800": 1']
+)
+def test_numbers_without_end_and_halves_of_characters_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="f: not valid YAML"):
+        parse_yaml(text, "f")
