@@ -73,6 +73,7 @@ def find_evaluations(runs: Sequence[Path]) -> dict[RunKey, Path]:
     found: dict[RunKey, Path] = {}
     for name, run in zip(run_names(runs), runs, strict=True):
         folders = sorted(path.parent for path in (run / "evaluate").rglob(MANIFEST))
+        folders = [folder for folder in folders if folder.name.isdecimal()]  # not a copy beside it
         if not folders:
             raise InputError(f"{run}: holds no finished evaluation; run `pivots evaluate` first")
         for folder in folders:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from launch.config import CONFIGS, STAGES, shipped
 from mining.common.errors import InputError, SettingsError, check_setting
+from mining.common.secret_words import SECRET
 from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 
@@ -26,12 +27,6 @@ OWN_OPTIONS = {
     "kill-on-invalid-dep", "mem", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output",
     "partition", "requeue", "signal", "time",
 }  # fmt: skip
-SECRET = re.compile(
-    r"(^|_)(KEY|TOKEN|PASS|PASSWD|PAT|BEARER|CREDS?|DSN)(_|$)"
-    r"|(API|ACCESS|PRIVATE|AUTH)_?(KEY|TOKEN)"  # WANDB_APIKEY, API_KEYS
-    r"|SECRET|PASSWORD|PASSPHRASE|CREDENTIAL",
-    re.IGNORECASE,
-)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

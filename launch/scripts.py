@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mining
-from launch.profiles import SECRET, Profile
+from launch.profiles import Profile
 from launch.steps import Step
 from mining.common.errors import SettingsError
+from mining.common.secret_words import MIN_SECRET, SECRET
 
 ROOT = Path(mining.__path__[0]).resolve().parent
-MIN_SECRET = 6  # shorter values ("0", "none") stand in any file
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mining.common.errors import SettingsError
+from mining.common.names import is_file_name
 
 STEP = re.compile(r"(?:step|checkpoint)\D*?(\d+)")
 
@@ -57,6 +58,12 @@ def checkpoints(label: str, source: str) -> list[Checkpoint]:
         names = (revision or "").split(",")
         if len(names) < 2:
             return []
+        for one in names:
+            if not is_file_name(one):
+                raise SettingsError(
+                    f"models.{label}: found the revision {one!r}, expected a name without slashes, "
+                    "as each checkpoint has a folder of this name"
+                )
         found = [Checkpoint(one, name, one, _step(label, one)) for one in names]
     found.sort(key=lambda one: one.step)
     for first, second in itertools.pairwise(found):

@@ -94,6 +94,7 @@ def open_run(
             console="off",
             save_code=False,
             disable_git=True,
+            x_disable_meta=True,  # it would hold the command line as it was given
             init_timeout=60,
             finish_timeout=120,
         ),

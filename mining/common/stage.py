@@ -41,6 +41,7 @@ from mining.common.files import (
     write_json,
 )
 from mining.common.logs import log
+from mining.common.secret_words import shown_command
 from mining.common.slurm_jobs import end_jobs
 
 FORMAT_VERSION = 1
@@ -306,7 +307,7 @@ class StageRun:
                 "host": platform.node(),
                 "platform": platform.platform(),
                 "python": platform.python_version(),
-                "command": " ".join(["pivots", *sys.argv[1:]]),
+                "command": shown_command(["pivots", *sys.argv[1:]]),
                 "inputs": self.locations,
                 **(noted or {}),
             },

@@ -204,7 +204,7 @@ def main() -> int:
             else:
                 number = signal.Signals[arguments.signal]
                 found = kill_runs(chain, stage, arguments.engine, number, arguments.kills, draw)
-            met = met and found.same == found.trials and not found.different
+            met = met and found.kills > 0 and found.same == found.trials and not found.different
             kills += found.kills
             table[stage] = found
             print(json.dumps({"stage": stage, **found.line()}), flush=True)

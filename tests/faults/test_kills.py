@@ -40,6 +40,7 @@ def test_so_does_one_that_is_asked_to_end(chain: Chain, stage: str) -> None:
 def test_a_killed_worker_is_made_up_for(chain: Chain, stage: str) -> None:
     """As the kernel kills one process where memory runs out: the command itself comes through."""
     found = kill_workers(chain, stage, "local", 1, random.Random(f"{SEED}/{stage}/worker"))
+    assert found.kills
     assert not found.different, (SEED, found.different)
 
 

@@ -14,10 +14,11 @@ import yaml
 from launch.cli import main
 from launch.config import STAGES, parse_config
 from launch.pipeline import Plan
-from launch.profiles import FOLDER, SECRET, load_profile
+from launch.profiles import FOLDER, load_profile
 from launch.status import run_status
 from launch.steps import READS, find_steps
 from mining.common.errors import SettingsError
+from mining.common.secret_words import SECRET
 from mining.common.stage import read_manifest
 from mining.tasks import note_tasks
 from tests.conftest import REPOSITORY

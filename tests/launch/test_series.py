@@ -69,6 +69,7 @@ def test_single_models_are_no_series(tmp_path: Path) -> None:
         ({"a": "x/y@s1-step2,s2-step2"}, r"found s1-step2 and s2-step2, both of step 2"),
         ({"a": "x/y@step1,step2", "a@step1": "z"}, r"two models have the name a@step1"),
         ({"a": "x/y@step1,step2", "b": "FOLDER"}, r"models\.b: found the checkpoint 'final'"),
+        ({"a": "org/m@../../escaped/step1,step2"}, r"models.a: found the revision '../../escaped"),
         ({"a": "FOLDER/step-1@step1,step2"}, r"expected no revision, as .*step-1 is a folder"),
     ],
 )
