@@ -40,7 +40,7 @@ CORPUS ?= ../shared/corpus
 FAULTS := OMP_NUM_THREADS=1 $(BIN)/python -m
 faults: $(VENV)/.stamp-dev
 	$(FAULTS) pytest -n 2 --dist worksteal -m faults tests/faults
-	$(FAULTS) tests.faults.records --records 100000
+	$(FAULTS) tests.faults.records
 
 # The same at length, for hours; needs Java and a Slurm that answers (tests/start_slurm.sh).
 faults-long: faults

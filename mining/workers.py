@@ -12,11 +12,13 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from mining.common.errors import TaskError
+from mining.common.errors import SettingsError, TaskError
 from mining.common.logs import log
 
 ATTEMPTS = 2
@@ -94,7 +96,7 @@ class _Worker:
         # Nothing is ever sent through this one: it breaks when the owner is gone.
         lifeline, self._owner = context.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(theirs, lifeline, work), daemon=True)
-        self.process.start()
+        _start(self.process)
         theirs.close()
         lifeline.close()
 
@@ -123,6 +125,32 @@ class _Worker:
         self._owner.close()
         code = self.process.exitcode
         return f"signal {_signal_name(-code)}" if code < 0 else f"status {code}"
+
+
+def _start(process: Any) -> None:
+    """Start a process, also where the one that it is forked from was killed meanwhile."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            if attempt == ATTEMPTS:
+                raise TaskError(
+                    "no worker process could be started: the one that they are forked from ended "
+                    f"{ATTEMPTS} times, as where memory runs out; the same command goes on from "
+                    "here"
+                ) from None
+            time.sleep(1.0)  # the system may not yet tell that it is gone
+        except OSError as error:
+            if "AF_UNIX path too long" not in str(error):
+                raise
+            from multiprocess.util import get_temp_dir
+
+            raise SettingsError(
+                f"TMPDIR: found {Path(get_temp_dir()).parent}, which is too long for the name of a "
+                "socket (some 75 bytes); set it to a shorter folder"
+            ) from None
+        else:
+            return
 
 
 def _signal_name(number: int) -> str:

@@ -23,6 +23,9 @@ FANNED = ("train", "evaluate", "trace", "intervene", "attribute")
 CHAIN = tuple(stage for stage in STAGES if stage != "sentences")
 # The stages whose work is divided into tasks of an engine.
 DIVIDED = ("tokenize", "count", "words", "pivots", "score", "mix")
+# Those of them that the local engine runs in processes; the tasks of others are compiled code, in
+# threads of the one process.
+IN_PROCESSES = ("tokenize", "words", "mix")
 ENGINES: dict[str, tuple[str, ...]] = {
     "local": ("--engine.workers", "2"),
     "spark": ("--engine.kind", "spark", "--engine.spark.master", "local[2]"),
@@ -50,11 +53,12 @@ class Started:
         return time.monotonic() - self.start
 
     def workers(self) -> list[psutil.Process]:
-        """Its processes at the leaves that do an engine's tasks."""
+        """Its processes that do an engine's tasks."""
         try:
             below = psutil.Process(self.process.pid).children(recursive=True)
-            parents = {process.ppid() for process in below}
-            return [p for p in below if p.pid not in parents and _does_tasks(p.cmdline())]
+            serving = {process.pid for process in below if _does_tasks(process.cmdline())}
+            # Below the process that they are forked from, whose command they share.
+            return [p for p in below if p.pid in serving and p.ppid() in serving]
         except psutil.NoSuchProcess:
             return []
 

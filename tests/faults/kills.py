@@ -42,6 +42,7 @@ from tests.faults.harness import (
     CONFIG,
     DIVIDED,
     ENGINES,
+    IN_PROCESSES,
     Chain,
     is_done,
     seconds_at_work,
@@ -184,8 +185,11 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="where the unbroken run is, or will be, kept")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
-    divided = arguments.engine != "local" or arguments.victim == "worker"
-    stages = arguments.stage or (DIVIDED if divided else CHAIN)
+    known = CHAIN if arguments.victim == "run" else IN_PROCESSES
+    known = known if arguments.engine == "local" else DIVIDED
+    stages = arguments.stage or known
+    if other := sorted(set(stages) - set(known)):
+        parser.error(f"--stage {other[0]}: has nothing to kill there, only {', '.join(known)} have")
     setting = {
         "engine": arguments.engine, "signal": arguments.signal, "victim": arguments.victim,
         "seed": seed,

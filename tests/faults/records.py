@@ -1,6 +1,6 @@
 """Sends mutated records and files through the whole `tokenize` stage, and reconciles the account.
 
-    python -m tests.faults.records                      # 100,000 records
+    python -m tests.faults.records                      # 200,000 records, 150,000 of them mutated
     python -m tests.faults.records --records 20000 --seed 7
 
 Three of four records are mutated (tests/faults/mutate.py); they come as JSONL, gzip and zstd, the
@@ -122,7 +122,7 @@ def markdown(found: dict[str, Any]) -> str:
 def main() -> int:
     """Write the corpus, run the stage, reconcile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--seed", type=int, help="default: another each time")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,10 +158,17 @@ def test_no_secret_of_the_environment_is_in_any_output(chain: Chain, tmp_path: P
         assert SECRET.encode() not in path.read_bytes(), path
 
 
-def test_what_lies_about_is_readable_by_nobody_else(chain: Chain, tmp_path: Path) -> None:
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, of a name that is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_what_lies_about_is_readable_by_nobody_else(
+    chain: Chain, tmp_path: Path, scratch: Path
+) -> None:
     """Under a private umask no stage widens the rights of a file, and nothing is left in /tmp."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     before = os.umask(0o077)
     try:
         for stage in ("tokenize", "count", "train", "report"):
@@ -173,10 +181,10 @@ def test_what_lies_about_is_readable_by_nobody_else(chain: Chain, tmp_path: Path
     assert not left
 
 
-def test_temporary_files_are_private_while_a_stage_works(chain: Chain, tmp_path: Path) -> None:
+def test_temporary_files_are_private_while_a_stage_works(
+    chain: Chain, tmp_path: Path, scratch: Path
+) -> None:
     """Under the usual umask: whatever appears in the shared folder is for its owner alone."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     rights: dict[str, int] = {}
     before = os.umask(0o022)
     try:

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -74,6 +76,48 @@ def test_a_task_that_is_killed_again_is_an_error_and_the_others_are_not_redone(
     run_tasks("test", partial(dies, folder=tmp_path, times=2), 4, tmp_path / "tasks", engine)
     starts = {path.name: len(path.read_text()) for path in tmp_path.glob("starts-*")}
     assert starts == {"starts-0": 1, "starts-1": 3, "starts-2": 1, "starts-3": 1}
+
+
+@pytest.mark.parametrize("often", [1, 2])
+def test_the_process_that_workers_are_forked_from_may_be_killed_once(
+    tmp_path: Path, often: int
+) -> None:
+    from multiprocess.forkserver import _forkserver
+
+    _forkserver._stop()
+    killed: set[int] = set()
+    over = threading.Event()
+
+    def kill() -> None:
+        while len(killed) < often and not over.is_set():
+            pid = _forkserver._forkserver_pid
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    engine = EngineSettings(workers=2)
+    outcome = pytest.raises(TaskError, match="no worker process") if often == 2 else nullcontext()
+    with outcome:
+        run_tasks("test", partial(leave_a_file, folder=tmp_path), 2, tmp_path / "tasks", engine)
+    over.set()
+    killer.join()
+    assert len(killed) == often
+    assert len(list(tmp_path.glob("*-of-2"))) == (2 if often == 1 else 0)
+
+
+def test_a_folder_for_temporary_files_that_no_socket_can_lie_in(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    found = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert f"SettingsError: TMPDIR: found {folder}" in found.stderr
 
 
 class UnpicklableError(Exception):
