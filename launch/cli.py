@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from launch.config import (
     DRY_RUN,
@@ -68,6 +71,18 @@ goes on from there.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see mining.common.errors for their meaning)."""
+    try:
+        return _main(argv)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # `pivots --help | head`: nobody wants the rest
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:
+            pass  # Python tells of it when it ends
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     flags = [argument for argument in given if argument in LOUDNESS]
     arguments = [argument for argument in given if argument not in LOUDNESS]
@@ -89,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error, extra=FILE_ONLY)
         return error.exit_code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):
+            return 128 + signal.SIGPIPE
         network = isinstance(error, TimeoutError | ConnectionError)
         if not network and _machine_errno(error) not in MACHINE_TROUBLE:
             raise
@@ -102,6 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _nobody_reads(stream: IO[str]) -> bool:
+    """Whether a stream is a pipe whose other end was closed, as by `head`."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _machine_errno(error: Exception) -> int | None:

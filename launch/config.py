@@ -29,6 +29,7 @@ from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, 
 from mining.common.errors import InputError, SettingsError, check_setting
 from mining.common.files import write_text
 from mining.common.names import is_file_name
+from mining.common.secret_words import refuse_secrets
 from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 from mining.mix_settings import MixSettings
@@ -238,8 +239,13 @@ def wandb_settings(config: RunConfig) -> WandbSettings:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved settings as YAML that `--config` reads again."""
-    write_text(path, config_text(config))
+    """Write the resolved settings as YAML that `--config` reads again.
+
+    Raises SettingsError where a secret of the environment would stand in it.
+    """
+    text = config_text(config)
+    refuse_secrets({path: text})
+    write_text(path, text)
 
 
 def config_text(config: RunConfig) -> str:

@@ -23,13 +23,15 @@ from launch.config import (
 from launch.local_chain import local_scripts
 from launch.pipeline import Plan
 from launch.profiles import Profile, load_profile
-from launch.scripts import Site, refuse_secrets
-from launch.slurm_chain import JOBS, slurm_scripts
+from launch.scripts import Site
+from launch.slurm_chain import JOBS, slurm_scripts, submitted_jobs
 from launch.spark_submit import is_untested, pack_project, spark_scripts
 from launch.steps import Step, find_steps
 from mining.common.errors import BusyError, MissingDependencyError, SettingsError, TaskError
 from mining.common.files import remove_tree, write_bytes, write_text
+from mining.common.secret_words import refuse_secrets
 from mining.common.slurm_jobs import SHORT_PATIENCE, list_queue
+from mining.common.stage import hold
 from mining.engine_settings import EngineSettings, SparkSettings
 
 FOLDER = "launch"
@@ -100,6 +102,9 @@ def launch(arguments: Sequence[str]) -> int:
     out = Path(config.out)
     site = Site(out / FOLDER, Path.cwd(), profile, flags)
     steps = find_steps(Plan(config), stage)
+    # Of a launch on this machine, until its last stage has ended, whoever ends this command.
+    site.folder.mkdir(parents=True, exist_ok=True)
+    lock = hold("launch", site.folder)
     _refuse_second(site)
     starter = _write(config, steps, site)
     if stage is None:
@@ -116,7 +121,7 @@ def launch(arguments: Sequence[str]) -> int:
     if profile.kind == "slurm":
         return _submit(starter, steps, out)
     (site.folder / JOBS).unlink(missing_ok=True)  # of an earlier launch on Slurm, none in the queue
-    return _run(starter)
+    return _run(starter, lock.fileno())
 
 
 def _take(options: list[str], name: str) -> str | None:
@@ -143,7 +148,7 @@ def _refuse_second(site: Site) -> None:
     Also where Slurm has no answer.
     """
     path = site.folder / JOBS
-    jobs = [line.split()[1] for line in path.read_text().splitlines()] if path.is_file() else []
+    jobs = [job for _, job in submitted_jobs(site.folder)]
     try:
         queued = sorted({job for job, _, _ in list_queue(jobs, SHORT_PATIENCE)}) if jobs else []
     except FileNotFoundError:
@@ -209,8 +214,8 @@ def _submit(starter: Path, steps: list[Step], out: Path) -> int:
     return 0
 
 
-def _run(starter: Path) -> int:
-    """Run the stages here; their own errors have been printed when this returns.
+def _run(starter: Path, lock: int) -> int:
+    """Run the stages here, which hold `lock` with us; their errors have been printed at the end.
 
     A signal that ends this command is the script's, which hands it on and waits for the stage.
     """
@@ -223,7 +228,7 @@ def _run(starter: Path) -> int:
             one.send_signal(number)
 
     with _handled(hand_on):
-        script.append(subprocess.Popen(["bash", str(starter)]))
+        script.append(subprocess.Popen(["bash", str(starter)], pass_fds=[lock]))
         if received:  # before there was a script
             script[0].send_signal(received[0])
         code = script[0].wait()

@@ -13,18 +13,14 @@ secret is in them: variables are handed on by name.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mining
 from launch.profiles import Profile
 from launch.steps import Step
-from mining.common.errors import SettingsError
-from mining.common.secret_words import MIN_SECRET, SECRET
 
 ROOT = Path(mining.__path__[0]).resolve().parent
 
@@ -135,17 +131,3 @@ def node_lines(step: Step, site: Site) -> list[str]:
 
 def _prefix(site: Site) -> str:
     return f"{site.profile.prefix} " if site.profile.prefix else ""
-
-
-def refuse_secrets(texts: Mapping[Path, str]) -> None:
-    """SettingsError where a file to be written holds the value of a secret of the environment."""
-    for name, value in os.environ.items():
-        if SECRET.search(name) is None or len(value) < MIN_SECRET:
-            continue
-        for path, text in texts.items():
-            if value in text:
-                raise SettingsError(
-                    f"{path}: would hold the value of ${name}, which looks like a secret: take it "
-                    "out of the profile or the configuration, and name the variable in the "
-                    "profile's inherit"
-                )

@@ -9,6 +9,7 @@ killed its processes. Stages go on from what they had finished.
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from launch.scripts import (
     Site,
@@ -37,6 +38,14 @@ def slurm_scripts(steps: list[Step], site: Site) -> dict[str, str]:
     found[AROUND] = _around(site)
     found["submit.sh"] = "\n".join(_submit_lines(steps, site)) + "\n"
     return found
+
+
+def submitted_jobs(folder: Path) -> list[tuple[str, str]]:
+    """The (stage, job) pairs that the last launch into a folder submitted, in this order."""
+    path = folder / JOBS
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    pairs = [line.split() for line in lines]
+    return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]  # a full disk cuts a line
 
 
 def _submit_lines(steps: list[Step], site: Site) -> list[str]:

@@ -5,6 +5,7 @@ It only reads, so it can be asked at any time and from any machine that sees the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -19,12 +20,12 @@ from rich.table import Table
 
 from launch.config import STAGES, parse_config
 from launch.pipeline import Job, Plan
-from launch.slurm_chain import JOBS
+from launch.slurm_chain import submitted_jobs
 from mining.common.errors import InputError, TaskError
 from mining.common.files import read_json
 from mining.common.logs import log
 from mining.common.slurm_jobs import SHORT_PATIENCE, list_queue
-from mining.common.stage import LOCK, MANIFEST, RUN, WORK
+from mining.common.stage import LOCK, MANIFEST, RUN, WORK, mapping, read_note
 
 USAGE = """\
 usage: pivots status RUN   (RUN: the folder of a run, the `out` of its configuration)
@@ -79,7 +80,7 @@ def run_status(run: Path) -> list[StageStatus]:
         )
     newest = max(configs, key=lambda path: path.stat().st_mtime)
     jobs = Plan(parse_config(["--config", str(newest), "--out", str(run)], "run")).jobs()
-    submitted = _submitted(run / "launch" / JOBS)
+    submitted = dict(submitted_jobs(run / "launch"))
     try:
         queue = list_queue(set(submitted.values()), SHORT_PATIENCE) if submitted else []
     except (FileNotFoundError, TaskError):
@@ -93,20 +94,14 @@ def run_status(run: Path) -> list[StageStatus]:
     return stages
 
 
-def _submitted(path: Path) -> dict[str, str]:
-    """Stage -> the Slurm job that it was last submitted as."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return dict(line.split() for line in text.splitlines())
-
-
 def _stage(
     stage: str, jobs: list[Job], queue: list[tuple[str, str]], number: str | None, logs: Path
 ) -> StageStatus:
     finished = [job for job in jobs if (job.folder / MANIFEST).is_file()]
     found = StageStatus(stage, "pending", len(finished), len(jobs))
-    runs = [read_json(job.folder / RUN) for job in finished if (job.folder / RUN).is_file()]
-    if runs:
-        found.seconds = sum(run.get("seconds", 0.0) for run in runs)
+    seconds = [read_note(job.folder / RUN).get("seconds") for job in finished]
+    if known := [took for took in seconds if isinstance(took, int | float)]:
+        found.seconds = sum(known)
     if len(finished) == len(jobs):
         found.state = "done"
         return found
@@ -138,12 +133,14 @@ def _is_held(folder: Path) -> bool:
     The lock itself is not tried: whoever starts the stage at that moment would find it taken.
     """
     path = folder / LOCK
-    holder = HOLDER.search(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if holder is None or holder[2] != platform.node():
-        return False
+    holder = HOLDER.search(path.read_text("utf-8", "replace")) if path.is_file() else None
+    return holder is not None and holder[2] == platform.node() and _is_alive(int(holder[1]))
+
+
+def _is_alive(process: int) -> bool:
     try:
-        os.kill(int(holder[1]), 0)
-    except ProcessLookupError:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):  # no process has such a number
         return False
     except PermissionError:
         return True
@@ -198,11 +195,14 @@ def _step_tasks(folder: Path) -> _Tasks | None:
 
 def _last_timing(path: Path) -> dict[str, float] | None:
     """The newest whole line of a training's timings that says how long the rest takes."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
     for line in reversed(text[: text.rfind("\n") + 1].splitlines()):
-        record: dict[str, float] = json.loads(line)
-        if "eta_seconds" in record:
-            return record
+        # A machine that lost its power may leave a line of zeros.
+        with contextlib.suppress(json.JSONDecodeError):
+            record = mapping(json.loads(line))
+            wanted = (record.get(name) for name in ("step", "seconds", "eta_seconds"))
+            if all(isinstance(value, int | float) for value in wanted):
+                return record
     return None
 
 

@@ -19,7 +19,7 @@ from launch.pipeline import Job, Model, Plan
 from launch.watch_stages import curves, figures, scalars, tables
 from mining.common.files import dump_json, read_json
 from mining.common.logs import log
-from mining.common.stage import MANIFEST, RUN, Manifest, read_manifest
+from mining.common.stage import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
 from training.wandb_runs import (
     RunLabel,
     end_quietly,
@@ -139,7 +139,7 @@ def model_of(job: Job, models: Iterable[Model]) -> dict[str, Any]:
 
 def _steps_trained(folder: Path) -> int | None:
     """The steps of the training that made the model which a stage read."""
-    place = read_json(folder / RUN)["inputs"].get("model", {})
+    place = mapping(mapping(read_note(folder / RUN).get("inputs")).get("model"))
     trained = Path(place["path"]) / MANIFEST if "path" in place else None
     if trained is None or not trained.is_file():
         return None

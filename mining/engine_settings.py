@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import check_setting
 
+# Spark's own default of what it hides (spark.redaction.regex, "Configuration" of its manual), and
+# the keys of Azure's stores.
+SPARK_SECRET = re.compile(r"secret|password|token|access[.]?key|account[.]key", re.IGNORECASE)
 OWN_OPTIONS = {"array", "dependency", "error", "export", "nodes", "output"}  # set by the engine
 
 
@@ -48,11 +52,20 @@ class SparkSettings:
     Attributes:
         master: local[4], spark://host:7077, yarn; null takes spark-submit's, and this machine
             where that did not start us.
-        conf: Spark properties, name -> value ({"spark.executor.memory": "8g"}).
+        conf: Spark properties, name -> value ({"spark.executor.memory": "8g"}); none that holds a
+            secret, as settings are written down: those Spark reads from its spark-defaults.conf.
     """
 
     master: str | None = None
     conf: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        secret = next(filter(SPARK_SECRET.search, self.conf), None)
+        check_setting(
+            self, "conf", secret is None,
+            f"no secret ({secret}), as settings are written down; Spark takes it from its own "
+            "conf/spark-defaults.conf (SPARK_CONF_DIR) or the environment",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,16 +35,22 @@ def dry_run(parallel: Parallel, tokens: Tensor) -> None:
     they were. Raises SettingsError where memory is short.
     """
     devices = [tokens.device] if tokens.device.type == "cuda" else []
+    with memory_told(tokens.shape[0], tokens.shape[1] - 1), torch.random.fork_rng(devices=devices):
+        parallel.trial(tokens)
+
+
+@contextlib.contextmanager
+def memory_told(n_sequences: int, length: int) -> Iterator[None]:
+    """Where memory is short, the error is a SettingsError that says which setting asks for it."""
     try:
-        with torch.random.fork_rng(devices=devices):
-            parallel.trial(tokens)
+        yield
     except RuntimeError as error:
         # A CPU's allocator has no error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise SettingsError(
-            f"micro_batch_sequences: {tokens.shape[0]} sequences of {tokens.shape[1] - 1} tokens "
-            f"do not fit into the device's memory ({str(error).splitlines()[0]}); lower it, or set "
+            f"micro_batch_sequences: {n_sequences} sequences of {length} tokens do not fit into "
+            f"the device's memory ({str(error).splitlines()[0]}); lower it, or set "
             "train.activation_checkpointing"
         ) from None
 

@@ -25,7 +25,7 @@ from training.control import deterministic, seed_generators, stop_on_sigterm
 from training.data import Sequences
 from training.errors import BEGIN_ANEW, DivergedError, StoppedError
 from training.groups import LossGroups
-from training.guards import SkipCount, SpikeWatch, dry_run, watchdog
+from training.guards import SkipCount, SpikeWatch, dry_run, memory_told, watchdog
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import compile_blocks
@@ -168,15 +168,17 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             step_loss = torch.zeros((), device=device)
             step_groups = torch.zeros(2 * len(names), device=device)
             pieces = reader.step(step)
-            for number, piece in enumerate(pieces, start=1):
-                with parallel.accumulating(last=number == len(pieces)):
-                    found = parallel.module(*piece)
-                    loss = (found[0] if names else found) / len(pieces)
-                    parallel.backward(loss)
-                if names:
-                    step_groups += found[1]
-                step_loss += loss.detach()
-            norm = parallel.step(functools.partial(skips.wants, step_loss))
+            # The trial is forward only under ZeRO, and no optimizer has its state before a step.
+            with memory_told(micro, settings.sequence_length):
+                for number, piece in enumerate(pieces, start=1):
+                    with parallel.accumulating(last=number == len(pieces)):
+                        found = parallel.module(*piece)
+                        loss = (found[0] if names else found) / len(pieces)
+                        parallel.backward(loss)
+                    if names:
+                        step_groups += found[1]
+                    step_loss += loss.detach()
+                norm = parallel.step(functools.partial(skips.wants, step_loss))
             pending.append(torch.cat([torch.stack([step_loss, norm.float()]), step_groups]))
 
             done = step + 1
@@ -191,7 +193,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             uses_weights = checkpoint_due or validation_due or score_due or snapshot_due
             stopping = stop.is_set() if world == 1 else line_due and _agree(accelerator, stop)
             if line_due or uses_weights or stopping:
-                # The only points that wait for the device.
+                # Here the loop waits for the device, which is behind with the steps since then.
                 pending = _settle(accelerator, pending)
                 pending = _save_nonfinite(job, recorder, pending, done)
                 skips.check(done)

@@ -218,7 +218,7 @@ class TrainSettings:
         activation_checkpointing: compute each block's activations again in the backward pass: less
             memory, about a third more work.
         on_nonfinite: what a loss or gradient that is not finite does: stop the training, or skip
-            the step's update (costs a wait for the device in each step). The batch is written to
+            the step's update (then each step waits for the device). The batch is written to
             nonfinite/ in both cases. A training that was stopped so goes on with skip.
         stuck_after_seconds: a process in which no step ends for so long says where it stands and
             ends itself, so that the launcher ends the others; null waits for ever.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mining.common.errors import InputError, MissingDependencyError
-from mining.common.files import dump_json, read_json, sha256_file
+from mining.common.files import dump_json, sha256_file
 from mining.common.logs import log
-from mining.common.stage import MANIFEST, RUN, Manifest, read_manifest
+from mining.common.stage import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
 from training.settings import WandbSettings
 
 # Beside the manifest, where a stage has them: what people open in W&B.
@@ -115,10 +115,10 @@ def log_output(run: Any, folder: Path) -> None:
 def use_inputs(run: Any, folder: Path) -> None:
     """Log what a finished stage read as inputs of the run."""
     manifest = read_manifest(folder)
-    places = read_json(folder / RUN)["inputs"] if (folder / RUN).is_file() else {}
+    places = mapping(read_note(folder / RUN).get("inputs"))
     seen: set[Path] = set()
     for name, entry in sorted(manifest.inputs.items()):
-        stage = _stage_of(entry, places.get(name, {}))
+        stage = _stage_of(entry, mapping(places.get(name)))
         if stage is None:
             use_artifact(run, _named_artifact(name, entry))
         elif stage not in seen:

@@ -36,7 +36,11 @@ class Zero:
             deepspeed.zero.register_external_parameter(loss_of, head)
         else:
             loss_of.to(accelerator.device)
+        # By the weights' shapes, which shards do not have.
         self.optimizer: Optimizer = make_optimizer(loss_of.model, settings, accelerator.device)
+        if self._stage == 3:
+            # Piece by piece: a device may have no room for the whole.
+            deepspeed.zero.Init(module=loss_of, dtype=torch.float32)
         self.module, _ = accelerator.prepare(loss_of, self.optimizer)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:

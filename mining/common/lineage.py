@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from mining.common.errors import InputError
-from mining.common.files import dump_json, read_json, sha256_file
-from mining.common.stage import MANIFEST, RUN, mapping, read_manifest
+from mining.common.files import dump_json, sha256_file
+from mining.common.stage import MANIFEST, RUN, mapping, read_manifest, read_note
 
 
 def verify_outputs(folder: Path) -> None:
@@ -33,8 +33,7 @@ def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
     digest = sha256_file(folder / MANIFEST)
     changed = "" if expected in (None, digest) else "  (CHANGED since it was read)"
     lines = [f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"]
-    run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
-    places = mapping(mapping(run).get("inputs"))
+    places = mapping(read_note(folder / RUN).get("inputs"))
     for name, entry in sorted(manifest.inputs.items()):
         if "manifest_sha256" in entry:
             path = Path(str(mapping(places.get(name)).get("path", "")))

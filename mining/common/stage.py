@@ -74,7 +74,7 @@ def _recorded(settings: Any) -> dict[str, Any]:
 
 
 class Input(Protocol):
-    """Something a stage reads: knows its identity now, and where it lies."""
+    """Something a stage reads: knows its identity now (_is_identity), and where it lies."""
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
         """JSON value that changes with the content; `recorded` is what the last run noted."""
@@ -128,8 +128,7 @@ class FilesInput:
         return cls(files)
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
-        known = (recorded or {}).get("files", {})
-        stamps = (run or {}).get("files", {})
+        known, stamps = mapping(mapping(recorded).get("files")), mapping(mapping(run).get("files"))
         result: dict[str, Any] = {}
         for name, path in sorted(self.files.items()):
             size, mtime = _stamp(path)
@@ -212,9 +211,25 @@ def _manifest_fault(raw: Any) -> str | None:
         sound = isinstance(fields.get("bytes"), int) and isinstance(fields.get("sha256"), str)
         if not sound or Path(name).is_absolute() or ".." in Path(name).parts:
             return f"the output {name!r:.80} is no file below it"
-    if not all(isinstance(entry, dict) for entry in raw["inputs"].values()):
-        return "an input is no object"
+    for name, entry in raw["inputs"].items():
+        if not _is_identity(entry):
+            return f"the input {name!r:.80} is nothing that a stage reads"
     return None
+
+
+def _is_identity(entry: Any) -> bool:
+    """Whether a JSON value is the identity that one of the inputs above has."""
+    kinds = {("manifest_sha256", "stage"): str, ("files",): dict, ("name",): str}
+    kind = kinds.get(tuple(sorted(entry))) if isinstance(entry, dict) else None
+    if kind is None or not all(isinstance(value, kind) for value in entry.values()):
+        return False
+    files = entry.get("files", {}).values()
+    return all(
+        isinstance(file, dict)
+        and isinstance(file.get("bytes"), int)
+        and isinstance(file.get("sha256", ""), str)
+        for file in files
+    )
 
 
 def code_version() -> str:
@@ -333,10 +348,10 @@ def begin(
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not any((out / name).exists() for name in (MANIFEST, WORK, LOCK)):
         raise InputError(f"{out}: holds files that no stage wrote; choose an empty folder")
-    lock = _lock(stage, out)
+    lock = hold(stage, out)
     end_jobs(out / WORK)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
-    old_run = read_json(out / RUN) if (out / RUN).is_file() else {}
+    old_run = read_note(out / RUN)
     if old is not None and (_manifest_fault(old) is not None or old["stage"] != stage):
         raise InputError(
             f"{out}: its manifest.json is not of stage '{stage}'; nothing was touched, choose "
@@ -345,8 +360,8 @@ def begin(
     work = out / WORK
     noted = (old or {}, old_run)
     if old is None and (work / IDENTITY).is_file() and (work / RUN).is_file():
-        noted = read_json(work / IDENTITY), read_json(work / RUN)
-    recorded, places = (mapping(mapping(note).get("inputs")) for note in noted)
+        noted = read_note(work / IDENTITY), read_note(work / RUN)
+    recorded, places = (mapping(note.get("inputs")) for note in noted)
     identities = {
         name: item.identity(recorded.get(name), places.get(name)) for name, item in inputs.items()
     }
@@ -369,10 +384,10 @@ def begin(
         (out / MANIFEST).unlink()
     locations = {name: item.location() for name, item in inputs.items()}
     identity_path = work / IDENTITY
-    if identity_path.is_file() and identity_path.read_text("utf-8") == dump_json(expected):
+    if identity_path.is_file() and identity_path.read_bytes() == dump_json(expected).encode():
         log.info("%s: continues the interrupted run in %s", stage, out)
         remove_leftovers(out)
-        run_id = mapping(noted[1]).get("id")
+        run_id = noted[1].get("id")
     else:
         _discard(work)
         for path in out.iterdir():
@@ -434,7 +449,8 @@ def _files(out: Path, apart: Sequence[str]) -> Iterator[str]:
         yield from (name.as_posix() for name in found if (out / name).is_file())
 
 
-def _lock(stage: str, out: Path) -> IO[str]:
+def hold(command: str, out: Path) -> IO[str]:
+    """Lock a folder until the file that is given back is closed; BusyError says who holds it."""
     handle = (out / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -446,7 +462,7 @@ def _lock(stage: str, out: Path) -> IO[str]:
             f"{out}: {holder} is writing this output; wait for it or choose another --out"
         ) from None
     handle.truncate(0)
-    handle.write(f"`pivots {stage}` (process {os.getpid()} on {platform.node()})")
+    handle.write(f"`pivots {command}` (process {os.getpid()} on {platform.node()})")
     handle.flush()
     _close_in_children(handle)
     return handle
@@ -474,8 +490,16 @@ def _missing_outputs(out: Path, outputs: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """A run.json, which stands outside the hashes and only helps: empty where it is damaged."""
+    try:
+        return mapping(read_json(path))
+    except InputError:
+        return {}
+
+
 def mapping(value: Any) -> dict[str, Any]:
-    """What run.json should hold there; it stands outside the hashes, and only speeds things up."""
+    """A value of run.json that should be an object."""
     return value if isinstance(value, dict) else {}
 
 
