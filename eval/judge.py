@@ -194,6 +194,8 @@ class _Endpoint:
                     data = reply.read(MAX_REPLY_BYTES + 1)
                     if len(data) > MAX_REPLY_BYTES:
                         raise InputError(f"{self.url}: the reply is over {MAX_REPLY_BYTES} bytes")
+                    if reply.length:  # a part of the reply is no reply
+                        raise http.client.IncompleteRead(data, reply.length)
                     return json.loads(data)
             except urllib.error.HTTPError as error:
                 said = _body(error).decode("utf-8", "replace")

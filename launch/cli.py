@@ -86,19 +86,13 @@ def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     flags = [argument for argument in given if argument in LOUDNESS]
     arguments = [argument for argument in given if argument not in LOUDNESS]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0
-    if arguments[0] == "--version":
-        print(f"semantic-pivots {code_version()}")
-        return 0
     setup_logging(verbose="--verbose" in flags, quiet="--quiet" in flags)
-    if arguments[0] == "launch":
+    if arguments[:1] == ["launch"]:
         arguments += flags  # for the stages
     # Bars of libraries would break up our own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        return _dispatch(arguments[0] if arguments else "help", arguments[1:])
     except PivotsError as error:
         print(f"error: {error}", file=sys.stderr)
         log.error("%s", error, extra=FILE_ONLY)
@@ -146,6 +140,12 @@ def _usage() -> str:
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
+    if command in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if command == "--version":
+        print(f"semantic-pivots {code_version()}")
+        return 0
     if command in ("lineage", "verify"):
         return _check_folder(command, arguments)
     if command == "inspect":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mining.common.stage import is_file_entry, mapping
 from mining.documents import FileReader, Record, Rejected, list_documents
 from mining.remote import file_stamp, hash_file
 from mining.settings import CorpusSettings
@@ -33,14 +34,13 @@ class CorpusInput:
     settings: CorpusSettings
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
-        known = (recorded or {}).get("files", {})
-        stamps = (run or {}).get("files", {})
+        known, stamps = mapping(mapping(recorded).get("files")), mapping(mapping(run).get("files"))
         # Only parts of these are read and hashed.
         partial = self.settings.token_files.layout == "sequences"
         result: dict[str, Any] = {}
         for name, path in input_files(self.settings).items():
             stamp = file_stamp(path)
-            before = known.get(name, {})
+            before = known[name] if is_file_entry(known.get(name)) else {}
             if before and stamps.get(name) == stamp:
                 result[name] = before
             elif name == LIST_NAME or (

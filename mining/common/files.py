@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from mining.common.errors import InputError
 
 CHUNK_BYTES = 1 << 20
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def sha256_file(path: Path) -> str:
@@ -68,7 +70,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; InputError names the file and line where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if HALF_CHARACTER.search(text):  # JSON can spell what no text in UTF-8 holds
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

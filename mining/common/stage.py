@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import secrets
 import sys
@@ -132,7 +133,7 @@ class FilesInput:
         result: dict[str, Any] = {}
         for name, path in sorted(self.files.items()):
             size, mtime = _stamp(path)
-            if name in known and stamps.get(name) == [size, mtime]:
+            if is_file_entry(known.get(name)) and stamps.get(name) == [size, mtime]:
                 result[name] = known[name]
             else:
                 result[name] = {"bytes": size, "sha256": sha256_file(path)}
@@ -223,12 +224,16 @@ def _is_identity(entry: Any) -> bool:
     kind = kinds.get(tuple(sorted(entry))) if isinstance(entry, dict) else None
     if kind is None or not all(isinstance(value, kind) for value in entry.values()):
         return False
-    files = entry.get("files", {}).values()
-    return all(
-        isinstance(file, dict)
-        and isinstance(file.get("bytes"), int)
-        and isinstance(file.get("sha256", ""), str)
-        for file in files
+    return all(map(is_file_entry, entry.get("files", {}).values()))
+
+
+def is_file_entry(entry: Any) -> bool:
+    """Whether a JSON value says of a file what FilesInput does, or how `record_hashes` left it."""
+    fields = mapping(entry)
+    digest = fields.get("sha256", "0" * 64)
+    return (
+        isinstance(fields.get("bytes"), int)
+        and re.fullmatch("[0-9a-f]{64}", str(digest)) is not None
     )
 
 
@@ -367,6 +372,7 @@ def begin(
     }
     expected = {
         "stage": stage,
+        "format_version": FORMAT_VERSION,
         "code_version": code_version(),
         "settings": json.loads(json.dumps(settings)),
         "inputs": identities,

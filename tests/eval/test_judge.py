@@ -77,6 +77,9 @@ def test_failing_concepts_are_counted_by_direction(task: Task) -> None:
     assert failing_concepts(task.concepts, verdicts, 0.5) == {}
 
 
+CUT = b"a reply that breaks off"
+
+
 class _Server(ThreadingHTTPServer):
     """Answers with what `script` says, one entry a request; then with the right form."""
 
@@ -93,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         good = json.dumps({"choices": [{"message": {"content": "1"}}]}).encode()
         status, reply = self.server.script.pop(0) if self.server.script else (200, good)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(reply)))
+        self.send_header("Content-Length", str(len(reply) + 9 * (reply == CUT)))
         if 300 <= status < 400:
             self.send_header("Location", reply.decode())
         self.end_headers()
@@ -122,13 +125,13 @@ def test_passing_troubles_are_tried_again_and_answers_kept(
     endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", "secret-key")
-    endpoint.script = [(503, b"busy"), (429, b"slow down")]
+    endpoint.script = [(503, b"busy"), (429, b"slow down"), (503, CUT), (200, CUT)]
     settings = judge_settings(endpoint.server_port, key_variable="MY_KEY", workers=1)
     verdicts = ask(task, settings, tmp_path / "cache")
     n = len(list(questions(task)))
     assert len(verdicts) == n
     assert all(v.picked == v.question.choices[0] for v in verdicts)
-    assert len(endpoint.seen) == n + 2
+    assert len(endpoint.seen) == n + 4
     path, headers, body = endpoint.seen[-1]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer secret-key"
@@ -138,10 +141,10 @@ def test_passing_troubles_are_tried_again_and_answers_kept(
 
     # The same questions from the cache; another model asks anew.
     assert ask(task, settings, tmp_path / "cache") == verdicts
-    assert len(endpoint.seen) == n + 2
+    assert len(endpoint.seen) == n + 4
     other = JudgeSettings(url=settings.url, model="other")
     ask(task, other, tmp_path / "cache")
-    assert len(endpoint.seen) == 2 * n + 2
+    assert len(endpoint.seen) == 2 * n + 4
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from eval.lexicons import FORMATS, BadLine, Entry, detect_format, read_entries
 from launch.config import RunConfig, parse_config
 from mining.common.errors import InputError, PivotsError, SettingsError
-from mining.common.files import sha256_file, write_json
+from mining.common.files import read_json, sha256_file, write_json
 from mining.common.lineage import lineage, verify_outputs
 from mining.common.shards import ShardInfo, read_shard, write_shard
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import FilesInput, Input, NamedInput, StageInput, begin, read_manifest
 from mining.common.task import Task, read_task, task_files
 from mining.common.token_file import open_token_file, write_token_file
 from mining.common.tokenizer import load_tokenizer
@@ -105,7 +106,8 @@ def test_documents(tmp_path: Path, suffix: str) -> None:
                 assert item.reason, number
                 assert len(item.raw) <= 64 << 10, number
             else:
-                (item.id + item.text + item.source).encode()
+                fields = (item.id, item.text, item.source, item.lang, item.group)
+                "".join(field or "" for field in fields).encode()
         assert places == sorted(set(places)), number
         assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest(), number
 
@@ -262,12 +264,13 @@ def test_tasks(tmp_path: Path) -> None:
             continue
         assert isinstance(task, Task)
         for source, other in task.directions():
-            concept = task.concepts[0]
-            examples = task.draw_examples(
-                source, other, concept, min(2, len(task.concepts) - 1), 0, 0
-            )
-            task.prompt(source, other, examples, concept.words[source])
-            task.distractors(source, other, concept)
+            for concept in draw.sample(task.concepts, min(3, len(task.concepts))):
+                examples = task.draw_examples(
+                    source, other, concept, min(2, len(task.concepts) - 1), 0, 0
+                )
+                words = [concept.words[source], concept.words[other]]
+                asked = task.prompt(source, other, examples, concept.words[source])
+                "".join((asked, *words, *task.distractors(source, other, concept))).encode()
 
 
 def test_configs(tmp_path: Path) -> None:
@@ -318,25 +321,65 @@ def test_configs_of_other_values(tmp_path: Path) -> None:
             named(error, path, number)
 
 
+def other_value(draw: random.Random, value: Any) -> None:
+    """Put another value somewhere into a JSON value, in place."""
+    while True:
+        keys = sorted(value) if isinstance(value, dict) else list(range(len(value)))
+        key = draw.choice(keys)
+        if not isinstance(value[key], dict | list) or not value[key] or draw.random() < 0.3:
+            value[key] = draw.choice(VALUES)
+            return
+        value = value[key]
+
+
 def test_manifests(tmp_path: Path) -> None:
-    run = begin("count", tmp_path / "a", {"k": 1}, {})
+    """Also a run.json and the notes of an interrupted run: read, looked at, gone on with."""
+    (tmp_path / "text").write_text("x")
+    texts: dict[str, Input] = {
+        "text": FilesInput.folder(tmp_path / "text"), "model": NamedInput("org/model@1"),
+    }  # fmt: skip
+    run = begin("tokenize", tmp_path / "a", {"k": 1}, texts)
     assert run is not None
     (run.out / "x.txt").write_text("x")
     run.finish({"n": 1})
-    path = tmp_path / "a" / "manifest.json"
-    good = path.read_bytes()
+    inputs = {**texts, "tokens": StageInput(tmp_path / "a", "tokenize")}
+    good = tmp_path / "good"
+    for name in ("done", "interrupted"):
+        run = begin("count", good / name, {"k": 1}, inputs)
+        assert run is not None
+        (run.out / "x.txt").write_text("x")
+        if name == "done":
+            run.finish({"n": 1})
+        else:
+            run.lock.close()
     for number, draw in rounds("manifest", 3.0):
-        raw = json.loads(good)
+        name = draw.choice(sorted(path.name for path in good.iterdir()))
+        folder = tmp_path / "tried"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(good / name, folder)
+        path = draw.choice(sorted(folder.rglob("*.json")))
         if draw.random() < 0.5:
-            raw[draw.choice(sorted(raw))] = draw.choice(VALUES)
+            raw = read_json(path)
+            other_value(draw, raw)
             path.write_text(json.dumps(raw))
         else:
-            path.write_bytes(bad_bytes(draw, good))
+            path.write_bytes(bad_bytes(draw, path.read_bytes()))
         for read in (read_manifest, verify_outputs, lineage):
             try:
-                read(tmp_path / "a")
+                read(folder)
             except InputError as error:
-                named(error, tmp_path, number)
+                named(error, folder, number)
+        try:
+            again = begin("count", folder, {"k": 1}, inputs)
+        except InputError as error:
+            named(error, folder, number)
+        else:
+            if again is not None:
+                assert again.id, number
+                again.finish({"n": 1})
+                verify_outputs(folder)
+            read_manifest(folder, "count")
+            lineage(folder)
 
 
 def shard(draw: random.Random, path: Path) -> None:

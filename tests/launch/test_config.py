@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
 from launch.pipeline import Plan, find_task, select_jobs
 from mining.common.errors import InputError, SettingsError
+from mining.engine_settings import SparkSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Those of launchers are read elsewhere (tests/training/test_distributed.py, test_launch.py).
@@ -221,3 +223,58 @@ def test_trouble_of_the_machine_is_told_without_a_traceback(
     error = capsys.readouterr().err
     assert "Not a directory" in error
     assert "the same command goes on from here" in error
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError("reset by peer"), TimeoutError("no answer")]
+)
+def test_a_network_that_fails_is_trouble_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Whatever its number, or without one."""
+
+    def dispatch(command: str, arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("launch.cli._dispatch", dispatch)
+    assert main(["count"]) == 7
+    assert f"error: {error}. Nothing half-written counts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["count", "--help"], ["inspect", "--help"]])
+def test_who_reads_only_the_head_of_a_text_sees_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "launch.cli", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b""
+    assert process.returncode in (0, 128 + signal.SIGPIPE)
+
+
+def test_no_secret_is_written_into_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "planted-" + "3c" * 16
+    monkeypatch.setenv("STORE_PASSWORD", secret)
+    out = ["--out", str(tmp_path / "run"), "--corpus.path", f"s3://me:{secret}@store/x"]
+    assert main(["run", *out]) == 2
+    error = capsys.readouterr().err
+    assert "config.yaml: would hold the value of $STORE_PASSWORD" in error
+    assert secret not in error
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret in p.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        ("spark.hadoop.fs.s3a.secret.key", True), ("spark.hadoop.fs.s3a.access.key", True),
+        ("spark.ssl.keyPassword", True), ("fs.azure.account.key.me.dfs.core.windows.net", True),
+        ("spark.hadoop.fs.s3a.aws.credentials.provider", False), ("spark.executor.memory", False),
+    ],
+)  # fmt: skip
+def test_spark_is_given_no_secret_by_the_settings(name: str, is_secret: bool) -> None:
+    if is_secret:
+        with pytest.raises(SettingsError, match=rf"no secret \({name}\).*spark-defaults"):
+            SparkSettings(conf={name: "x"})
+    else:
+        SparkSettings(conf={name: "x"})

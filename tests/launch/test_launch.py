@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -325,7 +328,10 @@ def test_status_of_stages_at_work(here: Path) -> None:
     (train / ".work").mkdir(parents=True)
     (train / ".lock").write_text(holder)
     line = {"kind": "timing", "step": 40, "seconds": 2.0, "eta_seconds": 120.0}
-    (train / "timings.jsonl").write_text(json.dumps(line) + '\n{"kind": "tim')
+    # What a machine that lost its power may leave behind it, and a line that is not whole.
+    damage = "\0" * 9 + '\n[]\n{"step": 41, "eta_seconds": null}\n{"kind": "tim'
+    (train / "timings.jsonl").write_text(json.dumps(line) + "\n" + damage)
+    (run / "launch" / "jobs").write_text("coun\n")
     (run / "count" / ".work").mkdir(parents=True)
     (run / "count" / ".lock").write_text("`pivots count` (process 1 on another-machine)")
     found = {one.stage: one for one in run_status(run)}
@@ -338,3 +344,25 @@ def test_status_of_stages_at_work(here: Path) -> None:
     assert found["train"].notes == ["train/pivot/0: step 40 of 100, 2 min left"]
     assert found["count"].state == "stopped"
     assert main(["status", str(run)]) == 0
+
+
+def test_two_launches_do_not_share_a_folder(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The second would write other scripts under the first: also where its command was killed."""
+    profile = write_profile(here / "p.yaml", kind="local", setup="touch at-work; sleep 60")
+    command = ["launch", "world", "--config", SMOKE, "--on", profile]
+    first = subprocess.Popen([sys.executable, "-m", "launch.cli", *command], env=os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+    })  # fmt: skip
+    while not Path("at-work").exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    stages = psutil.Process(first.pid).children(recursive=True)
+    first.kill()
+    first.wait()
+    for more in ([], ["--dry_run"]):
+        assert main([*command, *more]) == 4
+        assert f"`pivots launch` (process {first.pid} on" in capfd.readouterr().err
+    for process in stages:
+        process.kill()
+    psutil.wait_procs(stages, timeout=60)
+    assert main([*command, "--dry_run"]) == 0

@@ -98,6 +98,20 @@ def test_a_memory_error_comes_before_the_first_step(
     assert records(tmp_path / "a") == []
 
 
+def test_a_memory_error_at_a_step_is_told_too(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The optimizer has its state from the first step on, which no trial batch sees."""
+
+    def step(self: Any, closure: Any = None) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(SettingsError, match="micro_batch_sequences: 4 sequences of 16 tokens"):
+        run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+
+
 def test_bad_steps_are_skipped_counted_and_saved(
     mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

@@ -251,6 +251,8 @@ def test_manifest_of_another_stage_or_format_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(raw))
     with pytest.raises(InputError, match="format 99"):
         read_manifest(tmp_path / "a")
+    assert finish(tmp_path / "a"), "what no reader accepts is not done"
+    read_manifest(tmp_path / "a")
 
 
 def test_paths_and_engine_settings_are_not_recorded() -> None:
@@ -285,6 +287,11 @@ def test_require_same_names_both_places() -> None:
         lambda raw: {**raw, "outputs": {"/etc/passwd": {"bytes": 1, "sha256": "0"}}},
         lambda raw: {**raw, "outputs": {"x": {"bytes": "1"}}},
         lambda raw: {**raw, "inputs": {"x": 3}},
+        lambda raw: {**raw, "inputs": {"x": {}}},
+        lambda raw: {**raw, "inputs": {"x": {"name": 3}}},
+        lambda raw: {**raw, "inputs": {"x": {"files": []}}},
+        lambda raw: {**raw, "inputs": {"x": {"files": {"a": {"bytes": None}}}}},
+        lambda raw: {**raw, "inputs": {"x": {"stage": "count", "manifest_sha256": None}}},
         lambda raw: {**raw, "counts": None},
     ],
 )
@@ -301,7 +308,25 @@ def test_a_manifest_of_other_types_or_places_is_refused(
         finish(tmp_path / "a", settings={"k": 9})
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"a": NaN', "\ufffd"])
+@pytest.mark.parametrize("text", ["\0" * 50, "[]", '{"inputs": {"text": 3}}', '{"inputs": [}'])
+def test_a_damaged_run_json_stops_nothing(tmp_path: Path, text: str) -> None:
+    """It stands outside the hashes."""
+    (tmp_path / "text").write_text("x")
+    inputs = {"text": FilesInput({"text": tmp_path / "text"})}
+    run = begin("tokenize", tmp_path / "a", {}, inputs)
+    assert run is not None
+    for note in ("run.json", "identity.json"):
+        (run.work / note).write_text(text)
+    run.lock.close()  # as of a killed run
+    run = begin("tokenize", tmp_path / "a", {}, inputs)
+    assert run is not None
+    run.finish({})
+    (tmp_path / "a" / "run.json").write_text(text)
+    assert begin("tokenize", tmp_path / "a", {}, inputs) is None
+    assert "text" in lineage(tmp_path / "a")[1]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"a": NaN', "\ufffd", '"\\ud800"'])
 def test_a_manifest_that_is_no_json_is_named(tmp_path: Path, text: str) -> None:
     finish(tmp_path / "a")
     (tmp_path / "a" / "manifest.json").write_text(text)
