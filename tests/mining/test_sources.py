@@ -6,12 +6,15 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +29,7 @@ from mining.remote import file_stamp, open_filesystem
 from mining.row_files import read_rows
 from mining.settings import CorpusSettings, TokenizeSettings
 from mining.tokenize import run_tokenize
-from tests.conftest import folder_bytes
+from tests.conftest import REPOSITORY, folder_bytes
 
 ROWS = [
     {"id": f"d{k}", "text": f"text {k} cat", "lang": "en", "metadata": {"page": f"p{k}"}}
@@ -233,3 +236,34 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"caf.xe9.jsonl' is not UTF-8; rename"):
             read()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_kilobytes_that_spell_gigabytes_take_bounded_memory(tmp_path: Path, suffix: str) -> None:
+    """A dictionary says a text of a mebibyte once, and each of 2,000 rows says it again."""
+    column = pa.DictionaryArray.from_arrays(np.zeros(2000, np.int32), ["a " * (1 << 19)])
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"text": column}), path, compression="zstd")
+    else:
+        with pa.ipc.new_stream(path, pa.schema([("text", column.type)])) as writer:
+            writer.write_table(pa.table({"text": column}))
+    assert path.stat().st_size < 2 << 20
+    script = (
+        "import sys\n"
+        "from launch.bench.timing import memory_status\n"
+        "from mining.documents import FileReader\n"
+        "from mining.settings import CorpusSettings\n"
+        "from mining.tokenize import _batches\n"
+        "before = memory_status('VmHWM')\n"
+        "reader = FileReader(sys.argv[1], sys.argv[1], CorpusSettings(id_field=None))\n"
+        "sizes = [len(batch) for batch in _batches((item, '') for item in reader)]\n"
+        "print((memory_status('VmHWM') - before) // 1024, max(sizes), sum(sizes))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    held, largest, n_rows = map(int, done.stdout.split())
+    assert (largest, n_rows) == (64, 2000)
+    assert held < 512
