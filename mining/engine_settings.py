@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mining.common.errors import check_setting
+from mining.common.errors import SettingsError, check_setting
 
 # Spark's own default of what it hides (spark.redaction.regex, "Configuration" of its manual), and
 # the keys of Azure's stores.
@@ -60,12 +60,13 @@ class SparkSettings:
     conf: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        secret = next(filter(SPARK_SECRET.search, self.conf), None)
-        check_setting(
-            self, "conf", secret is None,
-            f"no secret ({secret}), as settings are written down; Spark takes it from its own "
-            "conf/spark-defaults.conf (SPARK_CONF_DIR) or the environment",
-        )  # fmt: skip
+        if secret := next(filter(SPARK_SECRET.search, self.conf), None):
+            raise SettingsError(  # without the value
+                f"conf: found {secret}, expected no secret, as settings are written down; Spark "
+                "takes it from its own conf/spark-defaults.conf (SPARK_CONF_DIR) or the environment",
+                type(self),
+                "conf",
+            )
 
 
 @dataclass(frozen=True)

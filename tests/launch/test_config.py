@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
 from launch.pipeline import Plan, find_task, select_jobs
 from mining.common.errors import InputError, SettingsError
-from mining.engine_settings import SparkSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Those of launchers are read elsewhere (tests/training/test_distributed.py, test_launch.py).
@@ -273,8 +273,12 @@ def test_no_secret_is_written_into_a_configuration(
     ],
 )  # fmt: skip
 def test_spark_is_given_no_secret_by_the_settings(name: str, is_secret: bool) -> None:
+    text = json.dumps({name: "the-value"})
+    arguments = ["--engine.spark.conf", text]
     if is_secret:
-        with pytest.raises(SettingsError, match=rf"no secret \({name}\).*spark-defaults"):
-            SparkSettings(conf={name: "x"})
+        with pytest.raises(SettingsError, match="spark-defaults") as error:
+            parse_config(arguments, "count")
+        assert f"command line: engine.spark.conf: found {name}, expected no sec" in str(error.value)
+        assert "the-value" not in str(error.value)
     else:
-        SparkSettings(conf={name: "x"})
+        assert parse_config(arguments, "count").engine.spark.conf == {name: "the-value"}
