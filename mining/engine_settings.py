@@ -63,7 +63,7 @@ class SparkSettings:
         if secret := next(filter(SPARK_SECRET.search, self.conf), None):
             raise SettingsError(  # without the value
                 f"conf: found {secret}, expected no secret, as settings are written down; Spark "
-                "takes it from its own conf/spark-defaults.conf (SPARK_CONF_DIR) or the environment",
+                "takes it from its own conf/spark-defaults.conf (SPARK_CONF_DIR)",
                 type(self),
                 "conf",
             )

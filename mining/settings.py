@@ -5,13 +5,16 @@ Path settings are recorded in manifests by the content they lead to, all others 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.byte_sizes import parse_bytes
-from mining.common.errors import check_setting
+from mining.common.errors import SettingsError, check_setting
 from mining.common.stage import engine_setting, path_setting
 from mining.token_settings import TokenFilesSettings
+
+URL_PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class CorpusSettings:
 
     Attributes:
         path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
-            means the generated world.
+            means the generated world. No password stands in it, as settings are written down: keys
+            come from where the file system looks for them, or from fsspec's own configuration.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
             *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk).
         languages: the languages to keep, by code; documents in others are dropped (and counted).
@@ -52,6 +56,13 @@ class CorpusSettings:
     token_files: TokenFilesSettings = field(default_factory=TokenFilesSettings)
 
     def __post_init__(self) -> None:
+        if self.path is not None and (found := URL_PASSWORD.match(self.path)):
+            raise SettingsError(  # without the value
+                f"path: found a password in the URL {found[1]}..., expected none, as settings are "
+                "written down; give it in fsspec's configuration (~/.config/fsspec/*.json)",
+                type(self),
+                "path",
+            )
         check_setting(self, "max_record_bytes", self.max_record_bytes >= 1 << 10, "at least 1024")
         check_setting(self, "min_chars", self.min_chars >= 1, "at least 1")
         for lang in self.languages:

@@ -256,12 +256,20 @@ def test_no_secret_is_written_into_a_configuration(
 ) -> None:
     secret = "planted-" + "3c" * 16
     monkeypatch.setenv("STORE_PASSWORD", secret)
-    out = ["--out", str(tmp_path / "run"), "--corpus.path", f"s3://me:{secret}@store/x"]
+    out = ["--out", str(tmp_path / "run"), "--corpus.path", f"s3://{secret}@store/x"]
     assert main(["run", *out]) == 2
     error = capsys.readouterr().err
     assert "config.yaml: would hold the value of $STORE_PASSWORD" in error
     assert secret not in error
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret in p.read_text()]
+
+
+def test_no_password_stands_in_a_url() -> None:
+    with pytest.raises(SettingsError, match=r"corpus\.path: found a password .*https://") as error:
+        parse_config(["--corpus.path", "https://me:the-value@host/x"], "count")
+    assert "the-value" not in str(error.value)
+    for path in ("abfs://container@me.dfs.core.windows.net/x", "hdfs://me@host:9000/x@y", "a:b@c"):
+        assert parse_config(["--corpus.path", path], "count").corpus.path == path
 
 
 @pytest.mark.parametrize(
