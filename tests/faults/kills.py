@@ -101,16 +101,21 @@ def _median_and_largest(values: list[float]) -> list[float]:
     return [round(statistics.median(values), 3), round(max(values), 3)] if values else []
 
 
+def _unbroken(chain: Chain, stage: str, engine: str) -> Trials:
+    """No trial yet; the time of the stage alone, as the trials run it."""
+    whole = chain.root / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    chain.start(stage, whole, engine).finish()
+    found = Trials(seconds_at_work(whole / chain.part(stage)))
+    found.different += chain.differences(stage, whole)
+    return found
+
+
 def kill_runs(
     chain: Chain, stage: str, engine: str, number: signal.Signals, kills: int, draw: random.Random
 ) -> Trials:
     """Trials of one stage until `kills` signals have found it at work."""
-    whole = chain.root / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    chain.start(stage, whole, engine).finish()
-    folder = whole / chain.part(stage)
-    found = Trials(seconds_at_work(folder))
-    found.different += chain.differences(stage, whole)
+    found = _unbroken(chain, stage, engine)
     while found.kills < kills and found.misses < MISSES:
         out = chain.root / "killed"
         shutil.rmtree(out, ignore_errors=True)
@@ -140,7 +145,7 @@ def kill_runs(
 
 def kill_workers(chain: Chain, stage: str, engine: str, kills: int, draw: random.Random) -> Trials:
     """Trials of one stage in each of which one of the engine's processes is killed."""
-    found = Trials(seconds_at_work(chain.base / chain.part(stage)))
+    found = _unbroken(chain, stage, engine)
     while found.kills < kills and found.misses < MISSES:
         out = chain.root / "killed"
         shutil.rmtree(out, ignore_errors=True)
