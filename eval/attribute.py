@@ -30,8 +30,9 @@ from eval.thresholds import classes_at, top_tokens
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json
 from mining.common.logs import log, progress
+from mining.common.manifest import read_manifest
 from mining.common.shards import read_columns, write_table
-from mining.common.stage import StageInput, begin, read_manifest, settings_dict
+from mining.common.stage import StageInput, begin, settings_dict
 
 Key = tuple[str, str, str]
 KEYS = ("concept", "source_lang", "target_lang")

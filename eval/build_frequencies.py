@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from eval.lexicon_index import fold_key
 from eval.word_vectors import ppmi, svd_vectors
 from mining.common.errors import InputError
+from mining.common.manifest import read_manifest
 from mining.common.shards import read_columns
-from mining.common.stage import read_manifest
 
 
 class Frequencies:

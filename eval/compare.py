@@ -28,15 +28,9 @@ from eval.settings import CompareSettings
 from eval.stats import Bootstrap, Floats, mean_over_columns, weighted_means
 from mining.common.files import dump_json, read_json, write_json
 from mining.common.logs import log, progress
+from mining.common.manifest import read_manifest, require_same
 from mining.common.shards import read_columns, write_table
-from mining.common.stage import (
-    Input,
-    StageInput,
-    begin,
-    read_manifest,
-    require_same,
-    settings_dict,
-)
+from mining.common.stage import Input, StageInput, begin, settings_dict
 
 RunKey = tuple[str, int]
 Grid = Mapping[str, Floats]

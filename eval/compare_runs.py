@@ -22,7 +22,8 @@ from eval.report_text import count, interval, listing, number, percent, plural
 from eval.settings import CompareSettings
 from mining.common.errors import InputError
 from mining.common.files import read_json, sha256_file, write_text
-from mining.common.stage import MANIFEST, StageInput, begin, settings_dict
+from mining.common.manifest import MANIFEST
+from mining.common.stage import StageInput, begin, settings_dict
 
 MARK = ": "  # between a run and its model
 WORDS: dict[Verdict, str] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mining.common.manifest import read_manifest
 from mining.common.shards import read_columns
-from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer
 
 NEAREST = 16

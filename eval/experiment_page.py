@@ -14,7 +14,7 @@ from eval.experiment_tables import bounds, cell_table, direction_table, effect_t
 from eval.report_figures import FigureWriter
 from eval.report_page import Answer, Card, Code, Page, Section
 from eval.report_text import count, listing, number, percent, plural, points
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 
 EVERY_RUN = "Accuracy of every run on words that only pivots tie together"
 WORDS = {"better": "Yes", "worse": "No, the reverse", "open": "Not shown"}

@@ -14,7 +14,7 @@ from eval.experiment_tables import shown
 from eval.report_page import Block, Cell, Column, Section, Table
 from eval.report_text import count
 from mining.common.files import read_json
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 
 SOURCES = {
     "pool": "the pool, which the arms choose from",

@@ -33,8 +33,9 @@ from eval.report_page import render
 from mining.common.errors import InputError
 from mining.common.files import read_json, write_json, write_text
 from mining.common.logs import log
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import Input, StageInput, begin, read_manifest, settings_dict
+from mining.common.stage import Input, StageInput, begin, settings_dict
 
 CONTRASTS = (("pivot", "random"), ("pivot", "low-pivot"), ("random", "low-pivot"))
 

@@ -33,18 +33,10 @@ from eval.trace_items import TracedItem, prepare_items, read_pair_pivots
 from mining.common.errors import InputError
 from mining.common.files import write_json
 from mining.common.logs import log, progress
+from mining.common.manifest import read_manifest, require_same
 from mining.common.seeds import hash64
 from mining.common.shards import read_columns, write_table
-from mining.common.stage import (
-    FilesInput,
-    Input,
-    StageInput,
-    StageRun,
-    begin,
-    read_manifest,
-    require_same,
-    settings_dict,
-)
+from mining.common.stage import FilesInput, Input, StageInput, StageRun, begin, settings_dict
 from mining.common.task import Task, read_task, task_files
 
 Direction = tuple[str, str]

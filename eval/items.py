@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mining.common.errors import SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.seeds import hash64
 from mining.common.shards import read_columns
-from mining.common.stage import read_manifest
 from mining.common.task import Concept, Task
 
 DocFreq = Mapping[tuple[str, str], int]

@@ -18,16 +18,8 @@ from torch import Tensor
 
 from mining.common.errors import InputError
 from mining.common.logs import log
-from mining.common.stage import (
-    LOCK,
-    MANIFEST,
-    WORK,
-    FilesInput,
-    Input,
-    NamedInput,
-    StageInput,
-    read_manifest,
-)
+from mining.common.manifest import MANIFEST, read_manifest
+from mining.common.stage import LOCK, WORK, FilesInput, Input, NamedInput, StageInput
 from mining.common.tokenizer import Tokenizer, hub_file, load_tokenizer
 from training.model import LOAD_ERRORS
 

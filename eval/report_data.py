@@ -19,8 +19,9 @@ import pyarrow.dataset as ds
 
 from mining.common.errors import InputError
 from mining.common.files import read_json
+from mining.common.manifest import Manifest, read_manifest
 from mining.common.shards import open_table, read_columns
-from mining.common.stage import FilesInput, Input, Manifest, StageInput, read_manifest
+from mining.common.stage import FilesInput, Input, StageInput
 from mining.common.task import Task, read_task, task_files
 from mining.mix_settings import ARMS
 

@@ -16,7 +16,8 @@ from eval.report_text import count, plural
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
 from mining.common.files import dump_json, sha256_file
-from mining.common.stage import MANIFEST, settings_dict
+from mining.common.manifest import MANIFEST
+from mining.common.stage import settings_dict
 from mining.mix_settings import MixSettings
 from mining.settings import (
     CountSettings,

@@ -18,8 +18,9 @@ from eval.sample_settings import SampleSettings
 from eval.scoring import check_known
 from mining.common.errors import InputError
 from mining.common.files import write_text
+from mining.common.manifest import read_manifest
 from mining.common.seeds import child_seed, generator
-from mining.common.stage import Input, StageInput, begin, read_manifest, settings_dict
+from mining.common.stage import Input, StageInput, begin, settings_dict
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 

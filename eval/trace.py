@@ -41,17 +41,9 @@ from eval.vocabularies import language_vocabularies
 from mining.common.errors import InputError
 from mining.common.files import dump_json, write_bytes, write_json
 from mining.common.logs import log, progress
+from mining.common.manifest import read_manifest, require_same
 from mining.common.shards import read_columns, write_table
-from mining.common.stage import (
-    FilesInput,
-    Input,
-    StageInput,
-    StageRun,
-    begin,
-    read_manifest,
-    require_same,
-    settings_dict,
-)
+from mining.common.stage import FilesInput, Input, StageInput, StageRun, begin, settings_dict
 from mining.common.task import read_task, task_files
 
 TUNED_LENS = "tuned_lens.safetensors"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from eval.prompts import word_token_forms
+from mining.common.manifest import read_manifest
 from mining.common.shards import read_columns
-from mining.common.stage import read_manifest
 from mining.common.task import Task
 from mining.common.tokenizer import Tokenizer
 

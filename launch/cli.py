@@ -25,7 +25,7 @@ from launch.config import (
 from mining.common.errors import PivotsError, SettingsError
 from mining.common.lineage import lineage, verify_outputs
 from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
-from mining.common.stage import code_version
+from mining.common.manifest import code_version
 
 # What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights,
 # a network that fails.

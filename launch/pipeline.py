@@ -12,7 +12,7 @@ from pathlib import Path
 from launch.config import STAGES, RunConfig, wandb_settings
 from launch.series import checkpoints, split_revision
 from mining.common.errors import InputError, SettingsError
-from mining.common.stage import MANIFEST
+from mining.common.manifest import MANIFEST
 from mining.settings import CorpusSettings
 from training.settings import snapshot_folder
 

@@ -19,7 +19,7 @@ from launch.local_chain import run_script, stage_scripts
 from launch.scripts import ROOT, Site, stage_command
 from launch.steps import TASK_STAGES, Step
 from mining.common.errors import MissingDependencyError
-from mining.common.stage import code_version
+from mining.common.manifest import code_version
 from mining.spark_session import DEFAULTS, session_properties
 
 PACKAGES = ("mining", "training", "eval", "launch")

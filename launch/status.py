@@ -24,8 +24,9 @@ from launch.slurm_chain import submitted_jobs
 from mining.common.errors import InputError, TaskError
 from mining.common.files import read_json
 from mining.common.logs import log
+from mining.common.manifest import MANIFEST, RUN, mapping, read_note
 from mining.common.slurm_jobs import SHORT_PATIENCE, list_queue
-from mining.common.stage import LOCK, MANIFEST, RUN, WORK, mapping, read_note
+from mining.common.stage import LOCK, WORK
 
 USAGE = """\
 usage: pivots status RUN   (RUN: the folder of a run, the `out` of its configuration)

@@ -19,7 +19,7 @@ from launch.pipeline import Job, Model, Plan
 from launch.watch_stages import curves, figures, scalars, tables
 from mining.common.files import dump_json, read_json
 from mining.common.logs import log
-from mining.common.stage import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
+from mining.common.manifest import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
 from training.wandb_runs import (
     RunLabel,
     end_quietly,

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from eval.resampling import MEASURES
 from launch.pipeline import Plan
 from mining.common.files import read_json
+from mining.common.manifest import Manifest
 from mining.common.shards import read_columns
-from mining.common.stage import Manifest
 
 TOP_PIVOTS = 50
 PIVOTS_WITH_CONTEXTS = 10

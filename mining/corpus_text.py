@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mining.common.errors import MismatchError
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.documents import Record
 from mining.inputs import Reader, input_files, open_readers
 from mining.settings import CorpusSettings

@@ -25,16 +25,9 @@ from mining.byte_sizes import format_bytes, parse_bytes
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json, write_json
 from mining.common.logs import log
+from mining.common.manifest import read_manifest, require_same
 from mining.common.shards import common_info, list_shards, write_table
-from mining.common.stage import (
-    FilesInput,
-    Input,
-    StageInput,
-    begin,
-    read_manifest,
-    require_same,
-    settings_dict,
-)
+from mining.common.stage import FilesInput, Input, StageInput, begin, settings_dict
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.contexts import Source, read_contexts
 from mining.count_cost import SAMPLE_TOKENS, Estimate, band_tasks, estimate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mining.common.stage import is_file_entry, mapping
+from mining.common.manifest import is_file_entry, mapping
 from mining.documents import FileReader, Record, Rejected, list_documents
 from mining.remote import file_stamp, hash_file
 from mining.settings import CorpusSettings

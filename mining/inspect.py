@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from mining.common.errors import InputError
+from mining.common.manifest import MANIFEST, Manifest, read_manifest
 from mining.common.shards import read_columns
-from mining.common.stage import MANIFEST, Manifest, read_manifest
 from mining.inspect_documents import Documents
 from mining.kernels.assoc import npmi, npmi_array
 from mining.kernels.match import fold

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from mining.common.errors import InputError
 from mining.common.logs import log
+from mining.common.manifest import MANIFEST
 from mining.common.shards import read_columns
-from mining.common.stage import MANIFEST, FilesInput, Input, StageInput
+from mining.common.stage import FilesInput, Input, StageInput
 from mining.common.tokenizer import Tokenizer
 from mining.settings import MAX_ITEMS
 

@@ -17,8 +17,9 @@ import pandas as pd
 import pyarrow as pa
 
 from mining.common.errors import InputError
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards, write_table
-from mining.common.stage import StageInput, begin, read_manifest, settings_dict
+from mining.common.stage import StageInput, begin, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.kernels.pivots import Links, second_largest
 from mining.mix_documents import read_documents

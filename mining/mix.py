@@ -20,16 +20,9 @@ import pyarrow as pa
 
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import atomic_path, write_json
+from mining.common.manifest import read_manifest, require_same
 from mining.common.shards import common_info, list_shards, open_table, write_table
-from mining.common.stage import (
-    Input,
-    StageInput,
-    StageRun,
-    begin,
-    read_manifest,
-    require_same,
-    settings_dict,
-)
+from mining.common.stage import Input, StageInput, StageRun, begin, settings_dict
 from mining.common.token_file import ScatteredTokenFile
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.engine_settings import EngineSettings

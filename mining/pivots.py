@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from mining.common.errors import InputError
 from mining.common.logs import log
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import FilesInput, Input, StageInput, begin, read_manifest, settings_dict
+from mining.common.stage import FilesInput, Input, StageInput, begin, settings_dict
 from mining.engine_settings import EngineSettings
 from mining.kernels.pivots import NO_LANGUAGE, Links, gaps, second_largest
 from mining.pivot_links import Items, edge_threshold, read_items, read_links

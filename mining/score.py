@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from mining.common.files import atomic_path
+from mining.common.manifest import read_manifest, require_same
 from mining.common.shards import (
     ROWS_PER_GROUP,
     common_info,
@@ -22,7 +23,7 @@ from mining.common.shards import (
     read_columns,
     write_table,
 )
-from mining.common.stage import StageInput, begin, read_manifest, require_same, settings_dict
+from mining.common.stage import StageInput, begin, settings_dict
 from mining.engine_settings import EngineSettings
 from mining.kernels.proportion import count_pivots
 from mining.settings import ScoreSettings

@@ -21,7 +21,7 @@ import sentencepiece
 from mining.common.errors import InputError
 from mining.common.files import sha256_file
 from mining.common.logs import log
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.tokenizer import Tokenizer, engine_fingerprint
 from mining.sentencepiece_json import (
     SCORE_UNIT,

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mining.common.files import remove_tree
+from mining.common.manifest import read_manifest, require_same
 from mining.common.seeds import hash64
 from mining.common.shards import common_info, list_shards, open_table
-from mining.common.stage import read_manifest, require_same
 from mining.contexts import cut_documents
 from mining.count_memory import DEFAULT_BANDS_BYTES, MAX_POSTINGS, bands_within
 from mining.engine_settings import EngineSettings

@@ -20,7 +20,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from mining.common.errors import check_setting
 from mining.common.files import write_text
-from mining.common.stage import read_manifest, require_same
+from mining.common.manifest import read_manifest, require_same
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import SUFFIXES, FileReader, Rejected
 from mining.kernels.proportion import count_pivots

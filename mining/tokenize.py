@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from mining.common.files import atomic_path, read_json, write_json
 from mining.common.logs import log
+from mining.common.manifest import require_same
 from mining.common.shards import (
     ROWS_PER_GROUP,
     SCHEMA,
@@ -40,7 +41,7 @@ from mining.common.shards import (
     shard_metadata,
     write_table,
 )
-from mining.common.stage import StageInput, begin, require_same, settings_dict
+from mining.common.stage import StageInput, begin, settings_dict
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected, reject_record
 from mining.duplicates import (

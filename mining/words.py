@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from mining.common.errors import InputError
 from mining.common.logs import log
+from mining.common.manifest import require_same
 from mining.common.shards import common_info, list_shards, write_table
-from mining.common.stage import FilesInput, StageInput, begin, require_same, settings_dict
+from mining.common.stage import FilesInput, StageInput, begin, settings_dict
 from mining.common.task import Task, read_task, task_files
 from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings

@@ -21,8 +21,8 @@ from mining.common.errors import (
 )
 from mining.common.files import remove_tree
 from mining.common.logs import log
+from mining.common.manifest import require_same
 from mining.common.seeds import child_seed
-from mining.common.stage import require_same
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from training.settings import ModelSettings, TrainSettings
 

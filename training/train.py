@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.files import read_json, remove_tree
 from mining.common.logs import log
+from mining.common.manifest import MANIFEST, RUN, code_version, read_manifest
 from mining.common.stage import (
     IDENTITY,
-    MANIFEST,
-    RUN,
     WORK,
     FilesInput,
     Input,
@@ -23,9 +22,7 @@ from mining.common.stage import (
     StageInput,
     StageRun,
     begin,
-    code_version,
     describe_differences,
-    read_manifest,
     settings_dict,
 )
 from mining.common.tokenizer import Tokenizer, load_tokenizer

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from mining.common.errors import InputError, MissingDependencyError
 from mining.common.files import dump_json, sha256_file
 from mining.common.logs import log
-from mining.common.stage import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
+from mining.common.manifest import MANIFEST, RUN, Manifest, mapping, read_manifest, read_note
 from training.settings import WandbSettings
 
 # Beside the manifest, where a stage has them: what people open in W&B.

@@ -20,8 +20,8 @@ from launch.bench.cooccurrence import count_blocks, count_pairs_of
 from launch.bench.documents import write_shards, write_tokenizer
 from launch.bench.timing import report
 from mining.common.files import read_json
+from mining.common.manifest import RUN, read_manifest
 from mining.common.shards import list_shards
-from mining.common.stage import RUN, read_manifest
 from mining.count import run_count
 from mining.engine_settings import EngineSettings
 from mining.kernels.cooccurrence import (

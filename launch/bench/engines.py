@@ -24,8 +24,8 @@ from pathlib import Path
 from launch.pipeline import DEFAULT_TASK, find_task
 from mining.common.files import sha256_file, write_text
 from mining.common.logs import setup_logging
+from mining.common.manifest import MANIFEST, read_manifest
 from mining.common.seeds import hash64
-from mining.common.stage import MANIFEST, read_manifest
 from mining.count import run_count
 from mining.documents import FileReader, Record, list_documents
 from mining.engine_settings import EngineSettings, SparkSettings

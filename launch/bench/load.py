@@ -36,7 +36,7 @@ import zstandard
 
 from launch.bench.text_to_scores import generated_texts, given_texts
 from launch.bench.timing import report
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 
 Figures = dict[str, dict[str, float]]  # by stage: peak_mb, largest_process_mb, seconds
 STAGES = ("tokenize", "count", "pivots", "score", "mix")

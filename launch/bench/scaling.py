@@ -23,7 +23,7 @@ from typing import Any
 from launch.bench.documents import write_shards, write_tokenizer
 from launch.bench.internet_scale import Cluster, describe
 from launch.bench.timing import report
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.count import estimate_count, run_count
 from mining.count_cost import Estimate, Rates
 from mining.engine_settings import EngineSettings

@@ -29,8 +29,8 @@ import numpy as np
 
 from launch.bench.timing import report
 from mining.common.files import read_json, remove_tree
+from mining.common.manifest import RUN, read_manifest
 from mining.common.shards import ROWS_PER_GROUP
-from mining.common.stage import RUN, read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.count import run_count
 from mining.documents import FileReader, Record, list_documents

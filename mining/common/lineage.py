@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mining.common.errors import InputError
 from mining.common.files import dump_json, sha256_file
-from mining.common.stage import MANIFEST, RUN, mapping, read_manifest, read_note
+from mining.common.manifest import MANIFEST, RUN, mapping, read_manifest, read_note
 
 
 def verify_outputs(folder: Path) -> None:

@@ -6,9 +6,7 @@
     ...                             # partial results under run.work, final files under run.out
     run.finish(counts={"documents": 10})
 
-`manifest.json` names inputs and outputs by content hash, the settings, the code's version and the
-counts, and is the same bytes for the same work. Times, host, versions and paths go to `run.json`,
-which is outside the hashes. A folder without a manifest is unfinished and no reader accepts it.
+A folder without a manifest (`mining/common/manifest.py`) is unfinished and no reader accepts it.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import resource
 import secrets
 import sys
@@ -26,11 +23,10 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from mining.common.errors import BusyError, InputError, MismatchError
+from mining.common.errors import BusyError, InputError
 from mining.common.files import (
     check_names,
     dump_json,
@@ -42,12 +38,22 @@ from mining.common.files import (
     write_json,
 )
 from mining.common.logs import log
+from mining.common.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    RUN,
+    Manifest,
+    code_version,
+    is_file_entry,
+    manifest_fault,
+    mapping,
+    missing_outputs,
+    read_manifest,
+    read_note,
+)
 from mining.common.secret_words import shown_command
 from mining.common.slurm_jobs import end_jobs
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-RUN = "run.json"
 WORK = ".work"
 LOCK = ".lock"
 IDENTITY = "identity.json"
@@ -75,7 +81,10 @@ def _recorded(settings: Any) -> dict[str, Any]:
 
 
 class Input(Protocol):
-    """Something a stage reads: knows its identity now (_is_identity), and where it lies."""
+    """Something a stage reads: knows its identity now, and where it lies.
+
+    What an identity may be is checked by `manifest.is_identity`.
+    """
 
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
         """JSON value that changes with the content; `recorded` is what the last run noted."""
@@ -96,7 +105,7 @@ class StageInput:
     def identity(self, recorded: Any, run: Mapping[str, Any] | None) -> Any:
         manifest = read_manifest(self.path, self.stage)
         # A file that is gone would else be work that nobody misses.
-        if damaged := _missing_outputs(self.path, manifest.outputs):
+        if damaged := missing_outputs(self.path, manifest.outputs):
             raise InputError(
                 f"{self.path}: {damaged[0]}; run `pivots {self.stage}` again, or bring it back"
             )
@@ -157,96 +166,6 @@ class NamedInput:
 
     def location(self) -> Any:
         return {"name": self.name}
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """The record of a finished stage; see the module's text."""
-
-    stage: str
-    format_version: int
-    code_version: str
-    settings: dict[str, Any]
-    inputs: dict[str, Any]
-    outputs: dict[str, dict[str, Any]]
-    counts: dict[str, Any]
-
-
-def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
-    """The manifest of a finished stage's folder.
-
-    Raises InputError where the folder is missing, unfinished, of another stage or of a format that
-    this version does not know.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
-        raise InputError(f"{folder}: {what}; run `pivots {stage or 'STAGE'}` first")
-    raw = read_json(path)
-    fault = _manifest_fault(raw)
-    if fault is not None:
-        raise InputError(f"{path}: not a manifest of this project ({fault})")
-    if raw["format_version"] != FORMAT_VERSION:
-        found = raw["format_version"]
-        raise InputError(f"{path}: format {found}, this version reads {FORMAT_VERSION}")
-    if stage is not None and raw["stage"] != stage:
-        raise InputError(f"{path}: is of stage '{raw['stage']}', expected '{stage}'")
-    return Manifest(**raw)
-
-
-def _manifest_fault(raw: Any) -> str | None:
-    """Why a JSON value cannot be a Manifest; None where it can."""
-    types = {
-        "stage": str, "format_version": int, "code_version": str, "settings": dict, "inputs": dict,
-        "outputs": dict, "counts": dict,
-    }  # fmt: skip
-    if not isinstance(raw, dict):
-        return f"found {type(raw).__name__}"
-    if set(raw) != set(types):
-        return f"keys {sorted(raw)}"
-    for key, expected in types.items():
-        if not isinstance(raw[key], expected):
-            return f"{key} is {type(raw[key]).__name__}"
-    for name, entry in raw["outputs"].items():
-        fields = entry if isinstance(entry, dict) else {}
-        sound = isinstance(fields.get("bytes"), int) and isinstance(fields.get("sha256"), str)
-        if not sound or Path(name).is_absolute() or ".." in Path(name).parts:
-            return f"the output {name!r:.80} is no file below it"
-    for name, entry in raw["inputs"].items():
-        if not _is_identity(entry):
-            return f"the input {name!r:.80} is nothing that a stage reads"
-    return None
-
-
-def _is_identity(entry: Any) -> bool:
-    """Whether a JSON value is the identity that one of the inputs above has."""
-    kinds = {("manifest_sha256", "stage"): str, ("files",): dict, ("name",): str}
-    kind = kinds.get(tuple(sorted(entry))) if isinstance(entry, dict) else None
-    if kind is None or not all(isinstance(value, kind) for value in entry.values()):
-        return False
-    return all(map(is_file_entry, entry.get("files", {}).values()))
-
-
-def is_file_entry(entry: Any) -> bool:
-    """Whether a JSON value says of a file what FilesInput does, or how `record_hashes` left it."""
-    fields = mapping(entry)
-    digest = fields.get("sha256", "0" * 64)
-    return (
-        isinstance(fields.get("bytes"), int)
-        and re.fullmatch("[0-9a-f]{64}", str(digest)) is not None
-    )
-
-
-def code_version() -> str:
-    """The installed version of the project."""
-    return metadata.version("semantic-pivots")
-
-
-def require_same(what: str, found: Mapping[str, object]) -> None:
-    """Raise MismatchError unless all values are equal; `found` maps a place to what it says."""
-    if len(set(found.values())) > 1:
-        listed = "; ".join(f"{place} has {value}" for place, value in found.items())
-        raise MismatchError(f"{what} differs: {listed}. Use inputs that were made from each other")
 
 
 @dataclasses.dataclass
@@ -357,7 +276,7 @@ def begin(
     end_jobs(out / WORK)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
     old_run = read_note(out / RUN)
-    if old is not None and (_manifest_fault(old) is not None or old["stage"] != stage):
+    if old is not None and (manifest_fault(old) is not None or old["stage"] != stage):
         raise InputError(
             f"{out}: its manifest.json is not of stage '{stage}'; nothing was touched, choose "
             "another folder"
@@ -379,7 +298,7 @@ def begin(
     }
     if old is not None:
         differences = describe_differences({key: old.get(key) for key in expected}, expected)
-        damaged = _missing_outputs(out, old["outputs"])
+        damaged = missing_outputs(out, old["outputs"])
         _discard(work)  # a kill right after the manifest may have left it
         if not differences and not damaged:
             log.info("%s: already done in %s", stage, out)
@@ -483,30 +402,6 @@ def _close_in_children(handle: IO[str]) -> None:
             held.close()
 
     os.register_at_fork(after_in_child=close)
-
-
-def _missing_outputs(out: Path, outputs: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, entry in outputs.items():
-        path = out / name
-        if not path.is_file():
-            lines.append(f"output {name} is missing")
-        elif path.stat().st_size != entry["bytes"]:
-            lines.append(f"output {name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-    return lines
-
-
-def read_note(path: Path) -> dict[str, Any]:
-    """A run.json, which stands outside the hashes and only helps: empty where it is damaged."""
-    try:
-        return mapping(read_json(path))
-    except InputError:
-        return {}
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """A value of run.json that should be an object."""
-    return value if isinstance(value, dict) else {}
 
 
 def _stamp(path: Path) -> list[int]:

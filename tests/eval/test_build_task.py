@@ -23,8 +23,9 @@ from eval.build_sources import is_single_word
 from eval.build_task import run_build_task
 from eval.lexicon_join import Candidate
 from mining.common.errors import InputError, SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.task import read_task
 from tests.conftest import REPOSITORY, folder_bytes
 

@@ -23,8 +23,9 @@ from eval.settings import CompareSettings
 from eval.stats import Bootstrap
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json, write_json, write_text
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import FilesInput, begin, read_manifest
+from mining.common.stage import FilesInput, begin
 
 QUICK = CompareSettings(permutations=500, bootstrap_samples=100)
 LANGS = ["source_lang", "target_lang"]

@@ -22,8 +22,9 @@ from eval.prompts import encode_answers
 from eval.settings import EvaluateSettings
 from launch.cli import main
 from mining.common.errors import InputError, SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.task import Task, read_task
 from tests.conftest import folder_bytes
 from tests.eval.conftest import EOS

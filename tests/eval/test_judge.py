@@ -22,7 +22,7 @@ from eval.build_settings import BuildTaskSettings, JudgeSettings, LexiconSource
 from eval.build_task import run_build_task
 from eval.judge import Verdict, ask, failing_concepts, pick, questions
 from mining.common.errors import InputError
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.task import Task, read_task
 from tests.conftest import REPOSITORY
 

@@ -15,7 +15,8 @@ from eval.sample import run_sample, validation_prompts, write_on
 from eval.sample_settings import SampleSettings
 from launch.cli import main
 from mining.common.errors import InputError, SettingsError
-from mining.common.stage import begin, read_manifest
+from mining.common.manifest import read_manifest
+from mining.common.stage import begin
 from mining.common.token_file import write_token_file
 from mining.common.tokenizer import Tokenizer
 

@@ -24,7 +24,7 @@ from eval.stats import Bootstrap
 from launch.cli import main
 from mining.common.errors import InputError
 from mining.common.files import read_json
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.tokenizer import Tokenizer
 from tests.conftest import folder_bytes
 

@@ -20,8 +20,9 @@ from eval.settings import AttributeSettings, EvaluateSettings, TraceSettings
 from eval.trace import run_trace
 from mining.common.errors import InputError, MismatchError
 from mining.common.files import read_json
+from mining.common.manifest import read_manifest
 from mining.common.shards import write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.task import Task, read_task
 from mining.common.tokenizer import Tokenizer
 

@@ -14,7 +14,8 @@ import psutil
 
 from launch.config import STAGES
 from mining.common.files import read_json
-from mining.common.stage import LOCK, MANIFEST, RUN, WORK
+from mining.common.manifest import MANIFEST, RUN
+from mining.common.stage import LOCK, WORK
 from tests.conftest import REPOSITORY, folder_bytes
 
 CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.common.lineage import verify_outputs
+from mining.common.manifest import MANIFEST, RUN, read_manifest
 from mining.common.shards import list_shards, read_shard
-from mining.common.stage import MANIFEST, RUN, read_manifest
 from tests.faults.harness import pivots
 from tests.faults.mutate import bad_bytes, bad_record, good_record, packed
 

@@ -32,8 +32,9 @@ from launch.config import RunConfig, parse_config
 from mining.common.errors import InputError, PivotsError, SettingsError
 from mining.common.files import read_json, sha256_file, write_json
 from mining.common.lineage import lineage, verify_outputs
+from mining.common.manifest import read_manifest
 from mining.common.shards import ShardInfo, read_shard, write_shard
-from mining.common.stage import FilesInput, Input, NamedInput, StageInput, begin, read_manifest
+from mining.common.stage import FilesInput, Input, NamedInput, StageInput, begin
 from mining.common.task import Task, read_task, task_files
 from mining.common.token_file import open_token_file, write_token_file
 from mining.common.tokenizer import load_tokenizer

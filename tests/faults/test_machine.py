@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mining.common.stage import MANIFEST, read_manifest
+from mining.common.manifest import MANIFEST, read_manifest
 from tests.conftest import folder_bytes
 from tests.faults.harness import CHAIN, SECRET, Chain, is_done, pivots, wait_until_at_work
 from tests.mining.test_documents import read_long_line

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launch.config import STAGES
 from mining.common.lineage import verify_outputs
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from tests.conftest import REPOSITORY, folder_bytes
 
 CONFIG = REPOSITORY / "configs" / "smoke" / "quickstart.yaml"

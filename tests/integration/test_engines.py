@@ -17,8 +17,8 @@ from launch.bench.engines import (
     prepare,
     run_split,
 )
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards
-from mining.common.stage import read_manifest
 from mining.settings import CorpusSettings
 
 pytestmark = [pytest.mark.shared_data, pytest.mark.slow]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 

@@ -21,8 +21,8 @@ from launch.profiles import FOLDER, load_profile
 from launch.status import run_status
 from launch.steps import READS, find_steps
 from mining.common.errors import SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.secret_words import SECRET
-from mining.common.stage import read_manifest
 from mining.tasks import note_tasks
 from tests.conftest import REPOSITORY
 

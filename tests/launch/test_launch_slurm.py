@@ -13,7 +13,7 @@ import pytest
 
 from launch.cli import main
 from launch.status import StageStatus, run_status
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from tests.conftest import REPOSITORY
 from tests.launch.test_launch import files_with, planted, write_profile
 

@@ -16,7 +16,8 @@ import pytest
 
 from launch.cli import main
 from launch.processes import describe, first_failure
-from mining.common.stage import begin, read_manifest
+from mining.common.manifest import read_manifest
+from mining.common.stage import begin
 from tests.conftest import REPOSITORY
 from tests.launch.test_launch import TRAIN, write_profile
 from tests.training.conftest import write_mix

@@ -20,7 +20,8 @@ from launch.watch_stages import tables
 from mining.common.errors import InputError, MissingDependencyError, SettingsError
 from mining.common.files import write_text
 from mining.common.logs import log
-from mining.common.stage import begin, read_manifest
+from mining.common.manifest import read_manifest
+from mining.common.stage import begin
 from tests.conftest import REPOSITORY
 from tests.wandb_files import OfflineRun, read_runs
 from training.settings import WandbSettings

@@ -14,8 +14,8 @@ import pytest
 
 from mining import count_memory
 from mining.common.errors import InputError, SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards, write_table
-from mining.common.stage import read_manifest
 from mining.count import run_count
 from mining.engine_settings import EngineSettings
 from mining.kernels import cooccurrence

@@ -21,8 +21,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from mining import count, pair_bands
 from mining.common.errors import InputError, MismatchError
+from mining.common.manifest import read_manifest
 from mining.common.shards import SCHEMA, ShardInfo, write_shard, write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.tokenizer import load_tokenizer
 from mining.count import choose_items, run_count
 from mining.engine_settings import EngineSettings

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mining.common.errors import InputError, MismatchError
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards, write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.token_file import open_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mining import near_duplicates
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards, read_shard
-from mining.common.stage import read_manifest
 from mining.engine_settings import EngineSettings
 from mining.near_duplicates import _later_ones, _Signatures
 from mining.settings import CorpusSettings, TokenizeSettings

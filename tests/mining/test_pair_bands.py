@@ -19,8 +19,8 @@ from mining import count, count_memory, pair_bands, pair_table
 from mining.byte_sizes import format_bytes, parse_bytes
 from mining.common.errors import SettingsError
 from mining.common.files import read_json
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards
-from mining.common.stage import read_manifest
 from mining.count import estimate_count, plan_count, run_count
 from mining.count_cost import expected_pairs, work_of
 from mining.count_memory import plan_memory

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mining.common.errors import InputError, MismatchError
+from mining.common.manifest import read_manifest
 from mining.common.seeds import hash64
 from mining.common.shards import write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.count import run_count
 from mining.engine_settings import EngineSettings
 from mining.kernels.pivots import NPMI_BINS

@@ -22,7 +22,8 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from mining.common.errors import InputError, MissingDependencyError
-from mining.common.stage import FilesInput, read_manifest
+from mining.common.manifest import read_manifest
+from mining.common.stage import FilesInput
 from mining.documents import FileReader, Record, Rejected, list_documents
 from mining.engine_settings import EngineSettings
 from mining.remote import file_stamp, open_filesystem

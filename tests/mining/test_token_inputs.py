@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from mining import token_inputs
 from mining.common.errors import InputError, SettingsError
+from mining.common.manifest import read_manifest
 from mining.common.shards import list_shards, read_shard, write_table
-from mining.common.stage import begin, read_manifest
+from mining.common.stage import begin
 from mining.common.token_file import write_token_file
 from mining.common.tokenizer import load_tokenizer
 from mining.count import run_count

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from mining.common.errors import InputError
+from mining.common.manifest import read_manifest
 from mining.common.shards import common_info, list_shards, read_shard
-from mining.common.stage import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import FileReader, Record, list_documents
 from mining.duplicates import first_occurrences

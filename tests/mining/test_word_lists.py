@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mining.common.errors import InputError
-from mining.common.stage import begin, read_manifest
+from mining.common.manifest import read_manifest
+from mining.common.stage import begin
 from mining.common.tokenizer import load_tokenizer
 from mining.engine_settings import EngineSettings
 from mining.settings import CorpusSettings, TokenizeSettings, WordsSettings

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mining import word_postings
 from mining.common.errors import MismatchError
 from mining.common.logs import log
+from mining.common.manifest import read_manifest
 from mining.common.seeds import hash64
-from mining.common.stage import read_manifest
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from mining.engine_settings import EngineSettings
 from mining.kernels.match import fold, word_characters

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from mining.common.errors import SettingsError
 from mining.common.files import sha256_file
+from mining.common.manifest import read_manifest
 from mining.common.seeds import generator
-from mining.common.stage import read_manifest
 from mining.common.task import Task, read_task
 from mining.settings import WorldSettings
 from mining.world import run_world

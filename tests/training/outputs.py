@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 
 
 def contents(folder: Path) -> dict[str, bytes]:

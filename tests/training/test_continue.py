@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from mining.common.errors import InputError, MismatchError, SettingsError
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from tests.training.outputs import lines
 from training.settings import ModelSettings, TrainSettings, WandbSettings
 from training.train import run_train

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM
 from mining.common.errors import SettingsError
 from mining.common.files import read_json, write_json
 from mining.common.lineage import verify_outputs
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from tests.conftest import REPOSITORY
 from tests.training.outputs import lines
 from training import loop

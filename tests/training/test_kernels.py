@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from tests.training.outputs import lines
 from training.settings import TrainSettings, WandbSettings
 from training.train import run_train

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from launch.config import parse_config
 from mining.common.errors import MismatchError, MissingDependencyError, SettingsError
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 from training.model import build_model, from_config, make_optimizer, model_config, parameters

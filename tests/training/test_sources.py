@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mining.common.errors import MismatchError
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from training import checkpoint, loop
 from training.settings import SourceSettings, TrainSettings, WandbSettings
 from training.train import run_train

@@ -16,7 +16,7 @@ import transformers
 
 from mining.common.errors import InputError, SettingsError
 from mining.common.lineage import verify_outputs
-from mining.common.stage import read_manifest
+from mining.common.manifest import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.training.outputs import contents, lines
 from training.model import build_model

@@ -22,7 +22,8 @@ from eval.report_settings import ReportSettings
 from eval.settings import EvaluateSettings
 from mining.common.errors import InputError, SettingsError
 from mining.common.files import read_json
-from mining.common.stage import begin, read_manifest, settings_dict
+from mining.common.manifest import read_manifest
+from mining.common.stage import begin, settings_dict
 from mining.mix_settings import MixSettings
 from mining.settings import CorpusSettings, TokenizeSettings, WorldSettings
 from training.settings import TrainSettings

@@ -11,6 +11,7 @@ import pytest
 
 from mining.common.errors import BusyError, InputError, MismatchError
 from mining.common.lineage import lineage, verify_outputs
+from mining.common.manifest import read_manifest, require_same
 from mining.common.stage import (
     FilesInput,
     StageInput,
@@ -18,8 +19,6 @@ from mining.common.stage import (
     describe_differences,
     engine_setting,
     path_setting,
-    read_manifest,
-    require_same,
     settings_dict,
 )
 from mining.inputs import CorpusInput
