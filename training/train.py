@@ -12,7 +12,14 @@ from typing import Any, Protocol
 from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.files import read_json, remove_tree
 from mining.common.logs import log
-from mining.common.manifest import MANIFEST, RUN, code_version, read_manifest
+from mining.common.manifest import (
+    MANIFEST,
+    RUN,
+    code_version,
+    mapping,
+    read_manifest,
+    read_note,
+)
 from mining.common.stage import (
     IDENTITY,
     WORK,
@@ -159,7 +166,7 @@ def _prune_finished(out: Path) -> None:
     if (out / CHECKPOINTS).is_dir():
         from training.checkpoint import prune
 
-        noted = read_json(out / RUN)
+        noted = read_note(out / RUN)
         if KEEP_EVERY in noted:
             prune(out / CHECKPOINTS, 0, noted[KEEP_EVERY])
 
@@ -186,10 +193,10 @@ def refuse_changes(out: Path, settings: dict[str, Any], inputs: dict[str, Input]
     noted, noted_run = next((pair for pair in places if pair[0].is_file()), (None, out / RUN))
     if noted is None or not any((out / CHECKPOINTS).glob("step-*")):
         return
-    found = read_json(noted)
-    before = {key: found[key] for key in ("code_version", "settings", "inputs")}
-    seen = read_json(noted_run).get("inputs", {}) if noted_run.is_file() else {}
-    old = before["inputs"]
+    found = mapping(read_json(noted))
+    before = {key: found.get(key) for key in ("code_version", "settings", "inputs")}
+    seen = mapping(read_note(noted_run).get("inputs"))
+    old = mapping(before["inputs"])
     now = {
         "code_version": code_version(),
         "settings": json.loads(json.dumps(settings)),

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from mining.common.errors import InputError, SettingsError
+from mining.common.errors import InputError, MismatchError, SettingsError
 from tests.conftest import REPOSITORY
 from tests.training.outputs import contents
 from training import checkpoint, loop
@@ -91,6 +91,29 @@ def test_a_kill_between_the_manifest_and_the_pruning(
     later = dataclasses.replace(settings, keep_every=None)
     run_train(later, no_wandb, tmp_path / "a", mix, "pivot", 7)
     assert sorted(path.name for path in folder.iterdir()) == names[:2]
+
+
+def test_a_damaged_note_stops_nothing_and_nothing_begins_anew_by_itself(
+    mix: Path, tiny: TrainSettings, no_wandb: WandbSettings, tmp_path: Path, unbroken: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("training.model.export_model", lambda *a: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    identity, note = (tmp_path / "a/.work" / name for name in ("identity.json", "run.json"))
+    good = identity.read_bytes()
+    for damaged in (b"[]", b"{}"):
+        identity.write_bytes(damaged)
+        with pytest.raises(MismatchError, match="holds checkpoints of another training"):
+            run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    identity.write_bytes(good)
+    note.write_bytes(b"\0" * 100)
+    run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert contents(tmp_path / "a") == contents(unbroken)
+    (tmp_path / "a/run.json").write_bytes(b"[]")
+    run_train(tiny, no_wandb, tmp_path / "a", mix, "pivot", 7)
+    assert contents(tmp_path / "a") == contents(unbroken)
 
 
 def test_sigterm_saves_and_stops(
