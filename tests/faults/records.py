@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -123,7 +124,10 @@ def main() -> int:
     """Write the corpus, run the stage, reconcile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, help="default: another each time")
+    parser.add_argument(
+        "--seed", type=int, default=os.environ.get("FAULTS_SEED"),
+        help="default: FAULTS_SEED, else another each time",
+    )  # fmt: skip
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
