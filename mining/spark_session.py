@@ -26,6 +26,10 @@ DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOGGING.as_uri()}",
 }
+# On one machine Spark gives a job up with its first failed task; here, as on a cluster, a worker
+# that is killed (where memory runs short, say) is made up for.
+LOCAL_MASTER = re.compile(r"^local(?:\[([^,\]]+)\])?$")
+TASK_FAILURES = 4
 LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 # Rows that go to Python at once. Ours hold up to some MiB each, Spark's default is 10,000 rows.
 BATCH_ROWS = ("spark.sql.execution.arrow.maxRecordsPerBatch", "16")
@@ -73,8 +77,10 @@ def session_properties(engine: EngineSettings) -> dict[str, str]:
     found: dict[str, str] = {}
     master = settings.master
     if master is None and not _submitted():
-        master = "local[*]" if engine.workers is None else f"local[{engine.workers}]"
+        master = f"local[{engine.workers or '*'}]"
     if master is not None:
+        if local := LOCAL_MASTER.match(master):
+            master = f"local[{local[1] or 1}, {TASK_FAILURES}]"
         found |= DEFAULTS | {"spark.master": master}
         if re.match(r"local\b|spark://(127\.0\.0\.1|localhost):", master):
             found |= LOOPBACK

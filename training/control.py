@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+SECONDS_TO_AGREE = 1.0
 
 
 @contextlib.contextmanager
@@ -26,6 +29,33 @@ def stop_on_sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class SharedStop:
+    """Whether any process was asked to stop, which they ask each other about every second."""
+
+    def __init__(self, accelerator: Any, event: threading.Event, step: int) -> None:
+        """`event` is this process's own; `step` steps are done."""
+        self._accelerator, self._event = accelerator, event
+        self._step, self._since, self._next = step, time.monotonic(), step + 1
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after `step` steps. All processes ask after each step.
+
+        Asking waits for the device, so that it is done each SECONDS_TO_AGREE only, by the step time
+        that all agree on.
+        """
+        here = self._accelerator
+        if here.num_processes == 1:
+            return self._event.is_set()
+        if step < self._next:
+            return False
+        now = time.monotonic()
+        said = [float(self._event.is_set()), (now - self._since) / (step - self._step)]
+        stops, seconds = here.reduce(torch.tensor(said, device=here.device), "sum").tolist()
+        steps = max(1, round(SECONDS_TO_AGREE * here.num_processes / seconds))
+        self._step, self._since, self._next = step, now, step + steps
+        return bool(stops > 0)
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

@@ -48,6 +48,16 @@ SET_ELSEWHERE = {
 }
 
 
+def resolve_precision(settings: TrainSettings, device: Any) -> str:
+    """ "float32" or "bf16": what `precision` means on this device."""
+    import torch
+
+    if settings.precision != "auto":
+        return settings.precision
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "float32"
+
+
 def sharing(settings: TrainSettings, world_size: int) -> str:
     """`parallel` as it is for so many processes: one has nothing to share, but may offload."""
     if world_size > 1 or settings.parallel == "ddp":
@@ -63,7 +73,8 @@ def open_accelerator(settings: TrainSettings) -> Iterator[Any]:
     """accelerate's view of the processes and the device, as long as the block runs.
 
     Behind it the process is as before, so that its next training may share the work in another way.
-    Mixed precision is left to the loss (training.loss), so that it is the same from any launcher.
+    Mixed precision is left to the loss (training.loss) and FSDP's shards, so that it is the same
+    from any launcher.
     SettingsError where accelerate's own configuration wants to share the work in its way.
     """
     before = {name: os.environ.get(name) for name in (*LAUNCHER_FLAGS, *ALONE)}
@@ -99,7 +110,8 @@ def _start(settings: TrainSettings) -> Any:
     kind = sharing(settings, world)
     patient = InitProcessGroupKwargs(timeout=TIMEOUT)
     if kind == "fsdp":
-        return _start_fsdp(cpu, patient)
+        precision = resolve_precision(settings, torch.device("cpu" if cpu else "cuda"))
+        return _start_fsdp(cpu, precision, patient)
     if kind.startswith("zero"):
         return _start_deepspeed(settings, cpu, world, patient)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -114,13 +126,31 @@ def _stop(accelerator: Any) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _start_fsdp(cpu: bool, patient: Any) -> Any:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+def fsdp_plugin(precision: str) -> Any:
+    """accelerate's plugin for FSDP2, a unit per block.
+
+    With bf16, weights are cast while they are in shards: half is sent, and what a block gathers is
+    all there is of it. Autocast alone would leave a whole copy in bf16 of every weight behind for
+    the backward pass. Gradients are summed in float32.
+    """
+    import torch
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    policy = None
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
+        mixed_precision_policy=policy,
+    )  # fmt: skip
+
+
+def _start_fsdp(cpu: bool, precision: str, patient: Any) -> Any:
+    from accelerate import Accelerator
     from accelerate.utils import DistributedType
 
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-    )
+    plugin = fsdp_plugin(precision)
     accelerator = Accelerator(
         cpu=cpu, mixed_precision="no", fsdp_plugin=plugin, kwargs_handlers=[patient]
     )

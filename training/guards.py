@@ -153,9 +153,10 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def watchdog(title: str, seconds: float | None, rank: int, world_size: int) -> Iterator[Watchdog]:
+def watchdog(title: str, seconds: float | None) -> Iterator[Watchdog]:
     """A watchdog over the block; with null seconds it never barks."""
-    dog = Watchdog(title, seconds or math.inf, f"process {rank} of {world_size}")
+    rank, world_size = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE"))
+    dog = Watchdog(title, seconds or math.inf, f"process {rank or 0} of {world_size or 1}")
     thread = threading.Thread(target=dog.watch, name="watchdog", daemon=True)
     if seconds is not None:
         thread.start()

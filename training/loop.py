@@ -21,11 +21,11 @@ from training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from training.control import deterministic, seed_generators, stop_on_sigterm
+from training.control import SharedStop, deterministic, seed_generators, stop_on_sigterm
 from training.data import Sequences
 from training.errors import BEGIN_ANEW, DivergedError, StoppedError
 from training.groups import LossGroups
-from training.guards import SkipCount, SpikeWatch, dry_run, memory_told, watchdog
+from training.guards import SkipCount, SpikeWatch, Watchdog, dry_run, memory_told
 from training.loss import NextTokenLoss
 from training.metrics import Recorder
 from training.model import compile_blocks
@@ -65,11 +65,13 @@ class Job:
         return DataOrder(self.seed, len(self.sequences), batch, self.sequences.mixture)
 
 
-def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict[str, torch.Tensor]:
+def run_loop(
+    accelerator: Any, model: Any, job: Job, recorder: Recorder, dog: Watchdog
+) -> dict[str, torch.Tensor]:
     """Train `model` in place to the job's last step, from the newest valid checkpoint if any.
 
-    Returns the weights on the first process, an empty dictionary on the others, which may each
-    hold but a shard of them.
+    `dog` hears of everything that was done. Returns the weights on the first process, an empty
+    dictionary on the others, which may each hold but a shard of them.
     Raises DivergedError at a loss or gradient that is not finite, StoppedError after SIGTERM (a
     checkpoint is saved first).
     """
@@ -87,6 +89,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
     if settings.compile:
         compile_blocks(model)
     found = _find_checkpoint(accelerator, job, recorder)
+    dog.beat("the search for a checkpoint")
     if found is not None:
         load_weights(found[0], model)
     # From here on `model` may be in shards: what needs it whole asks `parallel`.
@@ -106,6 +109,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             check_checkpoint(given)
         accelerator.wait_for_everyone()  # DeepSpeed's own group gives up after ten minutes
         load_optimizer(given, parallel.holding())
+    dog.beat("the sharing of the model")
     spikes = SpikeWatch(() if found is None else found[1].recent)
     skips = SkipCount(accelerator, settings.on_nonfinite == "skip")
 
@@ -127,7 +131,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
 
     def run_score(step: int) -> None:
         if accelerator.is_main_process and job.score is not None:
-            values = job.score()
+            # Its many shapes are not worth compiling, and would use up what torch compiles at most.
+            with torch.compiler.set_stance("force_eager"):
+                values = job.score()
             recorder.metric("score", step=step, tokens=step * tokens_per_step, **values)
             model.train()
         accelerator.wait_for_everyone()
@@ -143,10 +149,9 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
 
     with (
         progress(job.title, job.n_steps - start, "steps") as ticker,
-        stop_on_sigterm() as stop,
+        stop_on_sigterm() as asked,
         deterministic(device),
         open_reader(job.sequences, job.order(), share, device, job.groups) as reader,
-        watchdog(job.title, settings.stuck_after_seconds, rank, world) as dog,
     ):
         if start < job.n_steps:
             ids = process_share(job.order().ids(start), *share)[0]
@@ -157,6 +162,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             run_validation(0)
             if settings.score_every:
                 run_score(0)
+        stop = SharedStop(accelerator, asked, start)
         clock.start(start)
         for step in range(start, job.n_steps):
             # Dropout, where a model has any, draws from the step's own seed.
@@ -191,7 +197,7 @@ def run_loop(accelerator: Any, model: Any, job: Job, recorder: Recorder) -> dict
             score_due = settings.score_every and (done % settings.score_every == 0 or is_last)
             snapshot_due = done in settings.snapshots
             uses_weights = checkpoint_due or validation_due or score_due or snapshot_due
-            stopping = stop.is_set() if world == 1 else line_due and _agree(accelerator, stop)
+            stopping = stop.after(done)
             if line_due or uses_weights or stopping:
                 # Here the loop waits for the device, which is behind with the steps since then.
                 pending = _settle(accelerator, pending)
@@ -248,12 +254,6 @@ def _find_checkpoint(
     shared: list[tuple[Path, TrainerState] | None] = [found]
     broadcast_object_list(shared)
     return shared[0]
-
-
-def _agree(accelerator: Any, stop: Any) -> bool:
-    """Whether any process was asked to stop."""
-    flag = torch.tensor(float(stop.is_set()), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item() > 0)
 
 
 def _settle(accelerator: Any, pending: list[Any]) -> list[Any]:

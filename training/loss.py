@@ -48,7 +48,9 @@ class _HeadLoss(torch.autograd.Function):
         n = labels.numel()
         head, x = weight.detach().to(dtype), hidden.detach().to(dtype)
         hidden_gradient = torch.empty_like(x) if needs_gradients else None
-        weight_gradient = torch.zeros_like(weight) if needs_gradients else None
+        # In float32 also where the weight itself is in bf16 (training.distributed.fsdp_plugin): it
+        # is a sum over pieces.
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradients else None
         losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
         for start in range(0, n, rows):
             piece, wanted = x[start : start + rows], labels[start : start + rows, None]
@@ -65,12 +67,12 @@ class _HeadLoss(torch.autograd.Function):
             delta.scatter_add_(1, wanted, torch.full_like(norm, -1.0 / n))
             delta = delta.to(dtype)
             torch.mm(delta, head, out=hidden_gradient[start : start + rows])
-            if dtype == weight.dtype:
+            if dtype == torch.float32:
                 weight_gradient.addmm_(delta.t(), piece)
             else:
                 weight_gradient += delta.t() @ piece
         if hidden_gradient is not None and weight_gradient is not None:
-            ctx.gradients = hidden_gradient.to(hidden.dtype), weight_gradient
+            ctx.gradients = hidden_gradient.to(hidden.dtype), weight_gradient.to(weight.dtype)
         ctx.mark_non_differentiable(losses)
         return losses.mean(), losses
 
@@ -163,7 +165,9 @@ class NextTokenLoss(nn.Module):
                 inputs = inputs.reshape(1, -1)
                 positions["position_ids"] = positions["position_ids"].reshape(1, -1)
         mixed = self.dtype != torch.float32
-        with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=mixed):
+        device = tokens.device.type
+        # No cache: every weight is cast once, and the copies would outlive what is computed again.
+        with torch.autocast(device, torch.bfloat16, enabled=mixed, cache_enabled=False):
             if self.plain_head:
                 model: Any = self.model
                 states = model.base_model(

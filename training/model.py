@@ -122,6 +122,16 @@ def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
     return model
 
 
+def check_attention(settings: ModelSettings, precision: str, device: torch.device) -> None:
+    """SettingsError for flash attention without a GPU and bf16, which it has no kernel for."""
+    fits = precision == "bf16" and device.type == "cuda"
+    if settings.attention == "flash_attention_2" and not fits:
+        raise SettingsError(
+            f"model.attention: found 'flash_attention_2', expected 'sdpa' with {precision} on "
+            f"{device.type}: it works in bf16 on a GPU"
+        )
+
+
 def check_borders(model: Any) -> None:
     """SettingsError where the model takes no positions, so that documents cannot be kept apart."""
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mining.common.errors import InputError, MismatchError, SettingsError
 from mining.common.files import read_json, remove_tree
@@ -43,6 +43,9 @@ from training.settings import (
 )
 from training.wandb_runs import RunLabel
 
+if TYPE_CHECKING:
+    from training.guards import Watchdog
+
 CHECKPOINTS = "checkpoints"
 KEEP_EVERY = "keep_every"
 ALL = "all"  # all validation languages together
@@ -72,6 +75,10 @@ class _Given:
     arm: str
     seed: int
     score: Score | None
+
+    def title(self) -> str:
+        """What messages call it."""
+        return f"train {self.arm}/{self.seed}"
 
 
 def run_train(
@@ -138,15 +145,23 @@ def _train_together(given: _Given, run: StageRun | None) -> None:
     from accelerate.utils import broadcast_object_list
 
     from training.distributed import open_accelerator
+    from training.guards import watchdog
 
-    with open_accelerator(given.settings) as accelerator:
+    # Where processes do not find each other, they hang from the beginning.
+    with (
+        watchdog(given.title(), given.settings.stuck_after_seconds) as dog,
+        open_accelerator(given.settings) as accelerator,
+    ):
+        dog.beat("the start of the processes")
         going = [run is not None]
         broadcast_object_list(going)
         if going[0]:
+            dog.beat("the first words between the processes")
             tracker = NoTracker() if run is None else _tracker(given, run)
             finished = False
             try:
-                counts = _train(accelerator, given, tracker, first=run is not None)
+                counts = _train(accelerator, given, tracker, dog, first=run is not None)
+                dog.stop()  # the first process works on, and the others wait however long it takes
                 if run is not None:
                     unhashed = ("timings.jsonl", "wandb/", f"{CHECKPOINTS}/")
                     run.finish(counts, unhashed, noted={KEEP_EVERY: given.settings.keep_every})
@@ -219,23 +234,17 @@ def model_input(model: ModelSettings) -> Input:
     return NamedInput(f"{model.path}@{model.revision or 'main'}")
 
 
-def resolve_precision(settings: TrainSettings, device: Any) -> str:
-    """ "float32" or "bf16": what `precision` means on this device."""
-    import torch
-
-    if settings.precision != "auto":
-        return settings.precision
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "float32"
-
-
-def _train(accelerator: Any, given: _Given, tracker: Tracker, first: bool) -> dict[str, Any]:
+def _train(
+    accelerator: Any, given: _Given, tracker: Tracker, dog: Watchdog, first: bool
+) -> dict[str, Any]:
     """Train and export; the counts of the stage on the `first` process."""
     from training.data import Sequences
+    from training.distributed import resolve_precision
     from training.groups import find_groups
     from training.loop import Job, run_loop
     from training.model import (
         build_model,
+        check_attention,
         check_borders,
         check_length,
         export_model,
@@ -253,7 +262,10 @@ def _train(accelerator: Any, given: _Given, tracker: Tracker, first: bool) -> di
         settings.sources,
         settings.arm_weight,
     )
+    precision = resolve_precision(settings, accelerator.device)
+    check_attention(settings.model, precision, accelerator.device)
     model = build_model(settings.model, tokenizer, given.seed)
+    dog.beat("the making of the model")
     check_length(model, length)
     if settings.document_borders == "masked":
         check_borders(model)
@@ -278,11 +290,11 @@ def _train(accelerator: Any, given: _Given, tracker: Tracker, first: bool) -> di
         tracker.artifact("snapshot", final)
 
     job = Job(
-        title=f"train {arm}/{given.seed}",
+        title=given.title(),
         settings=settings,
         seed=given.seed,
         n_steps=n_steps,
-        precision=resolve_precision(settings, accelerator.device),
+        precision=precision,
         sequences=sequences,
         end_of_text=tokenizer.eos_id if settings.document_borders == "masked" else None,
         groups=find_groups(mix / arm, sequences, settings.sources),
@@ -292,7 +304,7 @@ def _train(accelerator: Any, given: _Given, tracker: Tracker, first: bool) -> di
         score=None if score is None else lambda: score(model, tokenizer),
     )
     recorder = Recorder(out, tracker, active=first)
-    weights = run_loop(accelerator, model, job, recorder)
+    weights = run_loop(accelerator, model, job, recorder, dog)
     if not first:
         return {}
     export_model(model, weights, tokenizer, mix / "tokenizer", out / "model")
@@ -340,7 +352,7 @@ def final_losses(metrics: Path) -> dict[str, Any]:
 
 def _tracker(given: _Given, run: StageRun) -> Tracker:
     wandb, arm, seed = given.wandb, given.arm, given.seed
-    label = RunLabel(run.id, f"train {arm}/{seed}", "train", (arm, f"seed-{seed}"))
+    label = RunLabel(run.id, given.title(), "train", (arm, f"seed-{seed}"))
     folder = given.out if wandb.folder is None else Path(wandb.folder)
     tracker = start_tracker(wandb, folder, label, run.settings)
     tracker.uses(given.mix)

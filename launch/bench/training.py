@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,7 @@ from mining.common.token_file import write_token_file
 from training.data import Sequences
 from training.distributed import open_accelerator
 from training.groups import find_groups
+from training.guards import watchdog
 from training.loop import Job, run_loop
 from training.loss import NextTokenLoss
 from training.metrics import NoTracker, Recorder
@@ -87,6 +89,12 @@ def make_model(settings: ModelSettings, vocabulary: int) -> Any:
     return from_config(model_config(settings, vocabulary, 0))
 
 
+def size_of(settings: ModelSettings, vocabulary: int) -> int:
+    """Parameters of the model, of which nothing is made."""
+    with torch.device("meta"):
+        return parameters(from_config(model_config(settings, vocabulary, 0)))
+
+
 def random_arm(folder: Path, vocabulary: int, n_tokens: int) -> Path:
     """An arm as the mix has it, of at least `n_tokens` random tokens in documents of LANGS."""
     n_documents = -(-n_tokens // DOCUMENT_TOKENS)
@@ -101,10 +109,15 @@ def random_arm(folder: Path, vocabulary: int, n_tokens: int) -> Path:
 def train_ours(
     settings: TrainSettings, vocabulary: int, arm: Path, n_steps: int, precision: str
 ) -> Laps:
-    """Run the trainer; validation and checkpoints are outside its clock."""
+    """Run the trainer, without the checkpoint that it ends with: gigabytes on a borrowed GPU."""
     laps = Laps()
     sequences = Sequences(arm / "tokens.ds", vocabulary, settings.sequence_length)
-    with tempfile.TemporaryDirectory() as out, open_accelerator(settings) as accelerator:
+    with (
+        tempfile.TemporaryDirectory() as out,
+        open_accelerator(settings) as accelerator,
+        watchdog("bench", None) as dog,
+        mock.patch("training.loop.save_checkpoint", return_value=Path(out)),
+    ):
         job = Job(
             title="bench",
             settings=settings,
@@ -120,7 +133,7 @@ def train_ours(
             score=None,
         )
         model = make_model(settings.model, vocabulary)
-        run_loop(accelerator, model, job, Recorder(Path(out), laps, active=True))
+        run_loop(accelerator, model, job, Recorder(Path(out), laps, active=True), dog)
     return laps
 
 
@@ -294,7 +307,7 @@ def measure(
             name: [round(values[0], 3), round(values[-1], 3)] for name, values in over.items()
         },
         size=options.size,
-        parameters=parameters(make_model(settings.model, vocabulary)),
+        parameters=size_of(settings.model, vocabulary),
         tokens_per_step=settings.global_batch_sequences * settings.sequence_length,
         threads=torch.get_num_threads(),
         largest_difference_of_loss=apart,

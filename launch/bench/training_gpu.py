@@ -9,29 +9,30 @@ it says so and ends.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
 from launch.bench.timing import report
 from launch.bench.training import (
     known_sizes,
-    make_model,
     named_model,
     random_arm,
+    size_of,
     train_ours,
 )
-from training.model import parameters
-from training.settings import TrainSettings
+from training.settings import ModelSettings, TrainSettings
 
 TARGET = 0.5
 LENGTH = 2048
-# Sequences of a micro-batch that fit into 80 GB without activation checkpointing.
+# Sequences of a micro-batch that fit into 80 GB without activation checkpointing; on 140 GB
+# llama-1b:16 is worth a try.
 SIZES = {"llama-125m": 32, "llama-350m": 16, "llama-1b": 8}
 
 
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=4, help="micro-batches of a step")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    parser.add_argument("--attention", default="sdpa")
+    kinds = get_args(get_type_hints(ModelSettings)["attention"])
+    parser.add_argument("--attention", default="sdpa", choices=kinds)
     parser.add_argument("--activation-checkpointing", action="store_true")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -85,7 +87,8 @@ def size_and_micro(text: str) -> tuple[str, int]:
 
 def measure(options: argparse.Namespace, size: str, micro: int) -> dict[str, Any]:
     """Train one size; medians over lines of five steps, the first three lines left out."""
-    model, vocabulary = named_model(size)
+    named, vocabulary = named_model(size)
+    model = dataclasses.replace(named, attention=options.attention)
     batch = micro * options.accumulate
     settings = TrainSettings(
         model=model, sequence_length=LENGTH, global_batch_sequences=batch,
@@ -104,7 +107,7 @@ def measure(options: argparse.Namespace, size: str, micro: int) -> dict[str, Any
     lines = laps.lines[3:]
     found = {
         "size": size,
-        "parameters": parameters(make_model(model, vocabulary)),
+        "parameters": size_of(model, vocabulary),
         "micro_batch": micro,
         "tokens_per_step": batch * LENGTH,
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines),

@@ -375,8 +375,17 @@ def test_executors_without_the_code_unpack_it(tmp_path: Path) -> None:
 
 def test_properties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
-    assert session_properties(EngineSettings("spark"))["spark.master"] == "local[*]"
-    assert session_properties(EngineSettings("spark", 3))["spark.master"] == "local[3]"
+
+    def master(workers: int | None = None, given: str | None = None) -> str:
+        settings = EngineSettings("spark", workers, spark=SparkSettings(master=given))
+        return session_properties(settings)["spark.master"]
+
+    # With Spark's number of tries on a cluster, which it does not take on one machine by itself.
+    assert master() == "local[*, 4]"
+    assert master(3) == "local[3, 4]"
+    assert master(given="local[2]") == "local[2, 4]"
+    assert master(given="local[2, 1]") == "local[2, 1]"
+    assert master(given="local") == "local[1, 4]"
     given = SparkSettings("spark://head:7077", {"spark.ui.enabled": "true"})
     found = session_properties(EngineSettings("spark", 3, spark=given))
     assert (found["spark.cores.max"], found["spark.ui.enabled"]) == ("3", "true")

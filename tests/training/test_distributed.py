@@ -37,7 +37,7 @@ from mining.common.manifest import read_manifest
 from tests.conftest import REPOSITORY
 from tests.training.outputs import lines
 from training import loop
-from training.distributed import ALONE, open_accelerator, read_deepspeed
+from training.distributed import ALONE, fsdp_plugin, open_accelerator, read_deepspeed
 from training.errors import StoppedError
 from training.loss import NextTokenLoss
 from training.settings import SourceSettings, TrainSettings, WandbSettings
@@ -47,12 +47,13 @@ WORKER = """
 import json, os, signal, sys
 from pathlib import Path
 from tests.training.test_distributed import poison
-from training import loop
+from training import control, loop
 from training.errors import StoppedError
 from training.settings import ModelSettings, SourceSettings, TrainSettings, WandbSettings
 from training.train import run_train
 
 plain = loop.learning_rate
+control.SECONDS_TO_AGREE = 0.0  # steps here take a moment, and one is to be the last
 for job in json.loads(sys.argv[1]):
     def rate(settings, step, n_steps):
         if step == job["stop_at"] and os.environ["RANK"] == "1":
@@ -205,6 +206,7 @@ def results(
         micro_batch_sequences=1, validate_every=12,
     )  # fmt: skip
 
+    bf16 = {"precision": "bf16", "snapshots": (), "keep_every": None, "duration": "30steps"}
     jobs = [
         job("ddp", split, parallel="ddp"),
         job("fsdp", split, parallel="fsdp"),
@@ -215,11 +217,13 @@ def results(
         # Stopped here by two processes, in this one by one, then again by two.
         job("chain", split, stop_at=13, parallel="zero2"),
         job("mixed", mixed, stop_at=4, parallel="ddp"),
+        job("bf16", split, parallel="fsdp", **bf16),
         job("killed", split, parallel="zero1"),
     ]
     killed_at = random.Random(time.time_ns()).randrange(11, 40)
     first = launch(TORCHRUN, root, jobs)
     run_train(common, no_wandb, root / "one", mix, "pivot", 7)
+    run_train(dataclasses.replace(common, **bf16), no_wandb, root / "bf16-one", mix, "pivot", 7)
     undo = poison(POISONED)
     whole = dataclasses.replace(mixed, micro_batch_sequences=None)
     run_train(whole, no_wandb, root / "mixed-one", sources_mix, "pivot", 7)
@@ -234,7 +238,7 @@ def results(
     data[-5] ^= 1
     shard.write_bytes(data)
     # Of the mixed one only the checkpoint between a skipped step and its line is left.
-    newest = root / "mixed/checkpoints/step-00000006"
+    newest = root / "mixed/checkpoints/step-00000005"
     shutil.rmtree(newest)
     assert [p.name for p in newest.parent.iterdir()] == ["step-00000004"]
     plain = loop.learning_rate
@@ -297,6 +301,18 @@ def test_the_curve_is_that_of_one_process(results: Results, name: str) -> None:
     mine, theirs = (read_manifest(path).counts for path in (results[name], results.one))
     assert mine["parameters"] == theirs["parameters"]
     assert mine["tokens"] == theirs["tokens"]
+
+
+def test_weights_that_are_bf16_in_their_shards_learn_the_same(results: Results) -> None:
+    """What is left of a difference is bf16's own rounding, of 8 bits."""
+    mine, theirs = lines(results["bf16"]), lines(results["bf16-one"])
+    assert len(mine) == len(theirs) == 30 + 3 * 3
+    for left, right in zip(mine, theirs, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=2**-8)
+    assert mine[-1]["loss"] < 0.9 * mine[0]["loss"]
+    policy = fsdp_plugin("bf16").mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
+    assert fsdp_plugin("float32").mixed_precision_policy is None
 
 
 def test_compiled_and_recomputed_blocks_in_shards_give_the_curve(results: Results) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +20,9 @@ from accelerate import Accelerator
 from mining.common.errors import SettingsError
 from mining.common.lineage import verify_outputs
 from tests.conftest import REPOSITORY
+from tests.training.test_resume import WORKER
 from training import loop
+from training.control import SharedStop
 from training.errors import DivergedError
 from training.guards import SPIKE_FIRST, STUCK_EXIT_CODE, SpikeWatch, Watchdog, dry_run
 from training.loss import NextTokenLoss
@@ -211,7 +216,7 @@ def test_a_stuck_process_says_where_and_ends() -> None:
 import logging, time
 logging.basicConfig()
 from training.guards import watchdog
-with watchdog("train pivot/0", 0.4, 1, 4) as dog:
+with watchdog("train pivot/0", 0.4) as dog:
     for step in range(3):
         time.sleep(0.2)
         dog.beat(f"step {step + 1}")
@@ -221,12 +226,65 @@ with watchdog("train pivot/0", 0.4, 1, 4) as dog:
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50,
-        cwd=REPOSITORY,
+        cwd=REPOSITORY, env=os.environ | {"RANK": "1", "WORLD_SIZE": "4"},
     )  # fmt: skip
     assert done.returncode == STUCK_EXIT_CODE
     assert "process 1 of 4 has done nothing" in done.stderr
     assert "since step 3" in done.stderr
     assert "in hangs" in done.stderr
+
+
+def test_processes_that_do_not_find_each_other_are_noticed(
+    mix: Path, tiny: TrainSettings, tmp_path: Path
+) -> None:
+    """The second of two processes never starts: the first one says so instead of waiting on."""
+    settings = dataclasses.asdict(dataclasses.replace(tiny, stuck_after_seconds=2, device="cpu"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, json.dumps(settings), str(mix), str(tmp_path / "a")],
+        capture_output=True, text=True, check=False, timeout=120, cwd=REPOSITORY,
+        env=os.environ | places | {"MASTER_PORT": str(port)},
+    )  # fmt: skip
+    assert done.returncode == STUCK_EXIT_CODE, done.stderr[-2000:]
+    assert "train pivot/7: process 0 of 2 has done nothing" in done.stderr
+    assert "since the start" in done.stderr
+
+
+def test_processes_ask_each_other_about_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two:
+        """Another process that is like this one."""
+
+        num_processes, device, asked = 2, torch.device("cpu"), 0
+
+        def reduce(self, said: torch.Tensor, kind: str) -> torch.Tensor:
+            self.asked += 1
+            return 2 * said
+
+    now = [0.0]
+    monkeypatch.setattr("training.control.time.monotonic", lambda: now[0])
+    two, event = Two(), threading.Event()
+    stop = SharedStop(two, event, 100)
+    for step in range(101, 141):
+        now[0] += 0.1
+        assert not stop.after(step)
+    assert two.asked == 1 + 3  # after the first step, and then each tenth
+    event.set()
+    answers = []
+    for step in range(141, 152):
+        now[0] += 0.1
+        answers.append(stop.after(step))
+        if answers[-1]:
+            break
+    assert answers == [False] * (len(answers) - 1) + [True]
+    assert len(answers) <= 10
+    slow = SharedStop(two, threading.Event(), 0)
+    for step in range(1, 4):
+        now[0] += 30.0
+        slow.after(step)
+    assert two.asked == 1 + 3 + 1 + 3
 
 
 def test_every_part_of_the_start_is_noticed(
@@ -246,6 +304,8 @@ def test_every_part_of_the_start_is_noticed(
     run_train(settings, no_wandb, tmp_path / "a", mix, "pivot", 7, Score())
     parts = [what for what in heard if "window" not in what]
     assert parts == [
+        "the start of the processes", "the first words between the processes",
+        "the making of the model", "the search for a checkpoint", "the sharing of the model",
         "the trial batch", "the validation after step 0", "the score after step 0", "step 1",
         "the validation after step 1", "the score after step 1", "the snapshot of step 1",
         "the checkpoint of step 1",

@@ -16,7 +16,14 @@ from mining.common.errors import MismatchError, MissingDependencyError, Settings
 from mining.common.manifest import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
-from training.model import build_model, from_config, make_optimizer, model_config, parameters
+from training.model import (
+    build_model,
+    check_attention,
+    from_config,
+    make_optimizer,
+    model_config,
+    parameters,
+)
 from training.settings import ModelSettings, TrainSettings, WandbSettings
 from training.train import run_train
 
@@ -146,6 +153,15 @@ def test_a_checkpoint_saved_by_transformers_continues_as_ours(
         run_train(again, no_wandb, tmp_path / name, mix, "pivot", 0)
     files = [(tmp_path / n / "model/model.safetensors").read_bytes() for n in ("ours", "hf")]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("precision", "device"), [("float32", "cuda"), ("bf16", "cpu")])
+def test_flash_attention_needs_bf16_on_a_gpu(precision: str, device: str) -> None:
+    asked = ModelSettings(attention="flash_attention_2")
+    with pytest.raises(SettingsError, match=f"expected 'sdpa' with {precision} on {device}"):
+        check_attention(asked, precision, torch.device(device))
+    check_attention(asked, "bf16", torch.device("cuda"))
+    check_attention(ModelSettings(), precision, torch.device(device))
 
 
 def test_flash_attention_needs_its_package(mix: Path) -> None:
