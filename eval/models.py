@@ -21,7 +21,7 @@ from mining.common.logs import log
 from mining.common.manifest import MANIFEST, read_manifest
 from mining.common.stage import LOCK, WORK, FilesInput, Input, NamedInput, StageInput
 from mining.common.tokenizer import Tokenizer, hub_file, load_tokenizer
-from training.model import LOAD_ERRORS
+from training.model import load_pretrained
 
 # What a probe of an unknown architecture may raise when it cannot do what it is asked to.
 PROBE_ERRORS = (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError)
@@ -115,21 +115,12 @@ def load_model(
 
     Raises InputError where it cannot be found or read, or is no causal language model.
     """
-    from transformers import AutoModelForCausalLM
-
     place, kind = resolve_device(device, dtype)
     folder = _folder(source)
     # One commit for both, whatever happens to a branch in between.
     commit = resolve_revision(source, revision)
     tokenizer = load_tokenizer(folder, commit, needs_eos=False)
-    try:
-        net = AutoModelForCausalLM.from_pretrained(
-            str(folder), revision=commit or "main", dtype=kind, trust_remote_code=False
-        )
-    except LOAD_ERRORS as error:
-        raise InputError(
-            f"{folder}: not a causal language model that transformers can load ({error})"
-        ) from None
+    net = load_pretrained(folder, commit, kind)
     return wrap_model(net.to(place), tokenizer, name or str(source))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mining.common.errors import (
@@ -19,17 +21,21 @@ from mining.common.errors import (
     MissingDependencyError,
     SettingsError,
 )
-from mining.common.files import remove_tree
+from mining.common.files import read_json, remove_tree
 from mining.common.logs import log
-from mining.common.manifest import require_same
+from mining.common.manifest import mapping, require_same
 from mining.common.seeds import child_seed
 from mining.common.tokenizer import Tokenizer, load_tokenizer
 from training.settings import ModelSettings, TrainSettings
 
-# What loading a damaged or foreign checkpoint raises.
+# What loading a damaged or foreign checkpoint raises: transformers computes with whatever its
+# config.json says.
 LOAD_ERRORS = (
-    OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError,
+    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError,
+    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
 )  # fmt: skip
+LAYER_OF_WEIGHT = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+SHOWN = 3
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -97,8 +103,6 @@ def from_config(config: Any) -> Any:
 
 
 def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
-    from transformers import AutoModelForCausalLM
-
     path, revision = settings.path, settings.revision
     assert path is not None
     theirs = load_tokenizer(path, revision)
@@ -106,13 +110,7 @@ def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
         "tokenizer fingerprint",
         {f"the checkpoint {path}": theirs.fingerprint, "the mix": tokenizer.fingerprint},
     )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch.float32, attn_implementation=settings.attention,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except LOAD_ERRORS as error:
-        raise InputError(f"{path}: not a checkpoint that transformers loads ({error})") from None
+    model = load_pretrained(path, revision, torch.float32, settings.attention)
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < tokenizer.vocab_size:
         raise MismatchError(
@@ -120,6 +118,56 @@ def _load(settings: ModelSettings, tokenizer: Tokenizer) -> Any:
             "use the checkpoint that belongs to this tokenizer"
         )
     return model
+
+
+def load_pretrained(
+    source: Path | str, revision: str | None, dtype: torch.dtype, attention: str | None = None
+) -> Any:
+    """A transformers causal model from a folder or hub id, on the CPU.
+
+    Raises InputError where it is none, and where its weights are not all that its config asks for:
+    transformers would draw the others at random.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if Path(source).is_dir():
+        _check_layers(Path(source))
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(source), revision=revision or "main", dtype=dtype, attn_implementation=attention,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"{source}: not a causal language model that transformers can load ({error})"
+        ) from None
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"{source}: the weights lack {len(missing)} that config.json asks for "
+            f"({', '.join(missing[:SHOWN])}); bring them back, or the config that belongs to them"
+        )
+    return model
+
+
+def _check_layers(folder: Path) -> None:
+    """InputError where config.json asks for more layers than the weights have.
+
+    Before they are made, as there could be billions.
+    """
+    config = mapping(read_json(folder / "config.json"))
+    asked = config.get("num_hidden_layers", config.get("n_layer"))
+    layers: set[int] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as weights:
+                layers.update(map(int, LAYER_OF_WEIGHT.findall(" ".join(weights.keys()))))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a file of weights ({error})") from None
+    if layers and isinstance(asked, int) and asked > len(layers):
+        raise InputError(
+            f"{folder / 'config.json'}: asks for {asked} layers, the weights have {len(layers)}; "
+            "use the config that belongs to them"
+        )
 
 
 def check_attention(settings: ModelSettings, precision: str, device: torch.device) -> None:

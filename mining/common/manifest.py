@@ -1,13 +1,15 @@
 """The manifest of a finished stage: what it was made from, by content hash, and what it holds.
 
 `manifest.json` names inputs and outputs by content hash, the settings, the code's version and the
-counts, and is the same bytes for the same work. Times, host, versions and paths go to `run.json`,
-which is outside the hashes.
+counts, has a hash of all that, and is the same bytes for the same work. Times, host, versions and
+paths go to `run.json`, which is outside the hashes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from importlib import metadata
@@ -15,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from mining.common.errors import InputError, MismatchError
-from mining.common.files import read_json
+from mining.common.files import read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 RUN = "run.json"
+HASH = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +38,22 @@ class Manifest:
     counts: dict[str, Any]
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a stage's manifest, which makes the stage finished."""
+    value = dataclasses.asdict(manifest)
+    write_json(folder / MANIFEST, value | {HASH: _content_hash(value)})
+
+
+def _content_hash(value: Mapping[str, Any]) -> str:
+    rest = {key: entry for key, entry in value.items() if key != HASH}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     """The manifest of a finished stage's folder.
 
     Raises InputError where the folder is missing, unfinished, of another stage or of a format that
-    this version does not know.
+    this version does not know, and where a bit of the manifest has changed.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -49,22 +63,30 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     fault = manifest_fault(raw)
     if fault is not None:
         raise InputError(f"{path}: not a manifest of this project ({fault})")
-    if raw["format_version"] != FORMAT_VERSION:
-        found = raw["format_version"]
-        raise InputError(f"{path}: format {found}, this version reads {FORMAT_VERSION}")
     if stage is not None and raw["stage"] != stage:
         raise InputError(f"{path}: is of stage '{raw['stage']}', expected '{stage}'")
+    del raw[HASH]
     return Manifest(**raw)
+
+
+def is_of_other_format(raw: Any) -> bool:
+    """Whether a JSON value is the manifest of a version before or after this one."""
+    found = mapping(raw).get("format_version")
+    return isinstance(found, int) and found != FORMAT_VERSION
 
 
 def manifest_fault(raw: Any) -> str | None:
     """Why a JSON value cannot be a Manifest; None where it can."""
     types = {
         "stage": str, "format_version": int, "code_version": str, "settings": dict, "inputs": dict,
-        "outputs": dict, "counts": dict,
+        "outputs": dict, "counts": dict, HASH: str,
     }  # fmt: skip
     if not isinstance(raw, dict):
         return f"found {type(raw).__name__}"
+    if HASH in raw and raw[HASH] != _content_hash(raw):
+        return "its content differs from its own hash; remove it and run the stage again"
+    if is_of_other_format(raw):
+        return f"format {raw['format_version']}, this version reads {FORMAT_VERSION}"
     if set(raw) != set(types):
         return f"keys {sorted(raw)}"
     for key, expected in types.items():

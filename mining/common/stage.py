@@ -40,16 +40,19 @@ from mining.common.files import (
 from mining.common.logs import log
 from mining.common.manifest import (
     FORMAT_VERSION,
+    HASH,
     MANIFEST,
     RUN,
     Manifest,
     code_version,
     is_file_entry,
+    is_of_other_format,
     manifest_fault,
     mapping,
     missing_outputs,
     read_manifest,
     read_note,
+    write_manifest,
 )
 from mining.common.secret_words import shown_command
 from mining.common.slurm_jobs import end_jobs
@@ -57,6 +60,7 @@ from mining.common.slurm_jobs import end_jobs
 WORK = ".work"
 LOCK = ".lock"
 IDENTITY = "identity.json"
+HELD = "`pivots "
 
 
 def path_setting(default: str | None = None) -> Any:
@@ -251,7 +255,7 @@ class StageRun:
                 **(noted or {}),
             },
         )
-        write_json(self.out / MANIFEST, dataclasses.asdict(manifest))
+        write_manifest(self.out, manifest)
         _discard(self.work)
         self.lock.close()
         log.info("%s: done in %.1f s -> %s", self.stage, seconds, self.out)
@@ -270,16 +274,15 @@ def begin(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; choose a folder that is empty or not there yet")
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not any((out / name).exists() for name in (MANIFEST, WORK, LOCK)):
+    if not _is_ours(out):
         raise InputError(f"{out}: holds files that no stage wrote; choose an empty folder")
     lock = hold(stage, out)
     end_jobs(out / WORK)
     old = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
     old_run = read_note(out / RUN)
-    if old is not None and (manifest_fault(old) is not None or old["stage"] != stage):
+    if old is not None and (fault := _not_to_replace(old, stage)):
         raise InputError(
-            f"{out}: its manifest.json is not of stage '{stage}'; nothing was touched, choose "
-            "another folder"
+            f"{out / MANIFEST}: not of a finished stage '{stage}' ({fault}); nothing was touched"
         )
     work = out / WORK
     noted = (old or {}, old_run)
@@ -298,7 +301,7 @@ def begin(
     }
     if old is not None:
         differences = describe_differences({key: old.get(key) for key in expected}, expected)
-        damaged = missing_outputs(out, old["outputs"])
+        damaged = [] if is_of_other_format(old) else missing_outputs(out, old["outputs"])
         _discard(work)  # a kill right after the manifest may have left it
         if not differences and not damaged:
             log.info("%s: already done in %s", stage, out)
@@ -340,6 +343,26 @@ def begin(
     )
 
 
+def _is_ours(out: Path) -> bool:
+    """Whether a folder is empty, or what lies in it was written by a stage and may be removed."""
+    if (out / MANIFEST).is_file() or (out / WORK / RUN).is_file():
+        return True
+    lock = out / LOCK
+    if lock.is_file() and lock.read_bytes()[: len(HELD)] == HELD.encode():
+        return True
+    # A lock that a kill left without its text lies alone.
+    return {path.name for path in out.iterdir()} <= {LOCK}
+
+
+def _not_to_replace(manifest: Any, stage: str) -> str | None:
+    """Why a folder with this manifest is no earlier work of `stage`; None where it is."""
+    fault = manifest_fault(manifest)
+    if fault is not None and not (is_of_other_format(manifest) and HASH not in manifest):
+        return fault
+    found = manifest.get("stage")
+    return None if found == stage else f"it is of stage '{found}'; choose another folder"
+
+
 def describe_differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Lines that say which values of two nested dictionaries differ, and how."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -376,18 +399,19 @@ def _files(out: Path, apart: Sequence[str]) -> Iterator[str]:
 
 def hold(command: str, out: Path) -> IO[str]:
     """Lock a folder until the file that is given back is closed; BusyError says who holds it."""
-    handle = (out / LOCK).open("a+", encoding="utf-8")
+    descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.fdopen(descriptor, "r+", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        handle.seek(0)
         holder = handle.read().strip() or "another process"
         handle.close()
         raise BusyError(
             f"{out}: {holder} is writing this output; wait for it or choose another --out"
         ) from None
-    handle.truncate(0)
-    handle.write(f"`pivots {command}` (process {os.getpid()} on {platform.node()})")
+    # In this order, so that a kill never leaves it empty: by its text a folder is known as ours.
+    handle.write(f"{HELD}{command}` (process {os.getpid()} on {platform.node()})")
+    handle.truncate()
     handle.flush()
     _close_in_children(handle)
     return handle

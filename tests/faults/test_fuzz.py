@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from eval.lexicons import FORMATS, BadLine, Entry, detect_format, read_entries
+from eval.models import load_model
 from launch.config import RunConfig, parse_config
 from mining.common.errors import InputError, PivotsError, SettingsError
 from mining.common.files import read_json, sha256_file, write_json
@@ -44,6 +45,8 @@ from mining.settings import CorpusSettings
 from mining.token_settings import TokenFilesSettings
 from tests.faults.mutate import bad_bytes, bad_record, good_record, packed
 from training.checkpoint import load_weights, newest_checkpoint
+from training.model import from_config, model_config
+from training.settings import ModelSettings
 
 pytestmark = pytest.mark.faults
 ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "300"))
@@ -450,6 +453,29 @@ def test_checkpoints(tmp_path: Path) -> None:
         with torch.no_grad():
             load_weights(found[0], model)
         assert model.weight.flatten().tolist() == list(range(64)), number
+
+
+def test_models(tmp_path: Path, tokenizer: Path) -> None:
+    """Other values and broken bytes in each file of a model's folder."""
+    good, tried = tmp_path / "good", tmp_path / "tried"
+    config = model_config(ModelSettings(hidden_size=8, n_layers=2, n_heads=2, max_length=16), 99, 0)
+    from_config(config).save_pretrained(good)
+    shutil.copyfile(tokenizer / "tokenizer.json", good / "tokenizer.json")
+    assert load_model(str(good), None, "cpu", "float32").max_positions == 16
+    for number, draw in rounds("model", 0.5):
+        shutil.rmtree(tried, ignore_errors=True)
+        shutil.copytree(good, tried)
+        path = draw.choice([tried / "config.json", *sorted(tried.iterdir())])
+        if path.suffix == ".json" and draw.random() < 0.7:
+            raw = read_json(path)
+            other_value(draw, raw)
+            path.write_text(json.dumps(raw))
+        else:
+            path.write_bytes(bad_bytes(draw, path.read_bytes()))
+        try:
+            load_model(str(tried), None, "cpu", "float32")
+        except PivotsError as error:
+            named(error, tried, number)
 
 
 def test_tokenizer_files(tmp_path: Path, tokenizer: Path) -> None:

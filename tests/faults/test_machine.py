@@ -124,13 +124,13 @@ def test_of_two_commands_on_one_output_the_second_says_who_holds_it(
 def test_a_flipped_bit_is_found_by_its_checksum_and_named(
     chain: Chain, tmp_path: Path, stage: str
 ) -> None:
-    """One bit in one file of each kind that the stage writes."""
+    """One bit in one file of each kind that the stage writes, and in its manifest."""
     folder = tmp_path / "copy"
     shutil.copytree(chain.base / chain.part(stage), folder)
     kinds = {Path(name).suffix: name for name in read_manifest(folder).outputs}
     draw = random.Random(stage)
     assert kinds
-    for name in kinds.values():
+    for name in (*kinds.values(), MANIFEST):
         path = folder / name
         good = path.read_bytes()
         if not good:
@@ -140,7 +140,8 @@ def test_a_flipped_bit_is_found_by_its_checksum_and_named(
         path.write_bytes(bytes(data))
         started = pivots(tmp_path / "log", "verify", str(folder))
         assert started.process.wait(timeout=600) == DAMAGED
-        assert f"{path}: content differs from its manifest" in started.log.read_text()
+        told = "" if name == MANIFEST else ": content differs from its manifest"
+        assert f"{path}{told}" in started.log.read_text()
         path.write_bytes(good)
     pivots(tmp_path / "log", "verify", str(folder)).finish()
 

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from launch.config import parse_config
-from mining.common.errors import MismatchError, MissingDependencyError, SettingsError
+from mining.common.errors import (
+    InputError,
+    MismatchError,
+    MissingDependencyError,
+    SettingsError,
+)
 from mining.common.manifest import read_manifest
 from mining.common.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
@@ -20,6 +26,7 @@ from training.model import (
     build_model,
     check_attention,
     from_config,
+    load_pretrained,
     make_optimizer,
     model_config,
     parameters,
@@ -153,6 +160,29 @@ def test_a_checkpoint_saved_by_transformers_continues_as_ours(
         run_train(again, no_wandb, tmp_path / name, mix, "pivot", 0)
     files = [(tmp_path / n / "model/model.safetensors").read_bytes() for n in ("ours", "hf")]
     assert files[0] == files[1]
+
+
+def test_weights_that_are_not_all_there_are_no_model(tmp_path: Path) -> None:
+    """transformers draws the others at random, and makes as many layers as it is asked for."""
+    settings = ModelSettings(hidden_size=8, n_layers=2, n_heads=2, max_length=16)
+    from_config(model_config(settings, 99, 0)).save_pretrained(tmp_path)
+    load_pretrained(tmp_path, None, torch.float32)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    good = json.loads(config.read_text())
+    for layers in (3, 1 << 40):
+        config.write_text(json.dumps(good | {"num_hidden_layers": layers}))
+        with pytest.raises(InputError, match=f"asks for {layers} layers, the weights have 2"):
+            load_pretrained(tmp_path, None, torch.float32)
+    for key, value in (("mlp_bias", 0), ("num_attention_heads", 0), ("hidden_size", None)):
+        config.write_text(json.dumps(good | {key: value}))
+        with pytest.raises(InputError, match="not a causal language model"):
+            load_pretrained(tmp_path, None, torch.float32)
+    config.write_text(json.dumps(good))
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 that config\.json asks for \(model\.layers\.1"):
+        load_pretrained(tmp_path, None, torch.float32)
 
 
 @pytest.mark.parametrize(("precision", "device"), [("float32", "cuda"), ("bf16", "cpu")])

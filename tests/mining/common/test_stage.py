@@ -187,7 +187,7 @@ def test_interrupted_rerun_with_another_setting_is_continued(tmp_path: Path) -> 
 
 def test_the_finished_output_of_another_stage_is_left_alone(tmp_path: Path) -> None:
     finish(tmp_path / "a")
-    with pytest.raises(InputError, match="not of stage 'pivots'"):
+    with pytest.raises(InputError, match="it is of stage 'count'; choose another folder"):
         begin("pivots", tmp_path / "a", {}, {})
     verify_outputs(tmp_path / "a")
 
@@ -246,9 +246,10 @@ def test_manifest_of_another_stage_or_format_is_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "a", "pivots")
     path = tmp_path / "a" / "manifest.json"
     raw = json.loads(path.read_text())
-    raw["format_version"] = 99
+    raw["format_version"] = 1
+    del raw["sha256"]  # which the first format did not have
     path.write_text(json.dumps(raw))
-    with pytest.raises(InputError, match="format 99"):
+    with pytest.raises(InputError, match="format 1, this"):
         read_manifest(tmp_path / "a")
     assert finish(tmp_path / "a"), "what no reader accepts is not done"
     read_manifest(tmp_path / "a")
@@ -323,6 +324,40 @@ def test_a_damaged_run_json_stops_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "a" / "run.json").write_text(text)
     assert begin("tokenize", tmp_path / "a", {}, inputs) is None
     assert "text" in lineage(tmp_path / "a")[1]
+
+
+def test_a_bit_that_flips_in_a_manifest_is_found(tmp_path: Path) -> None:
+    """Whatever it says: a count, say, from which the next stage computes."""
+    finish(tmp_path / "a")
+    path = tmp_path / "a" / "manifest.json"
+    good = path.read_bytes()
+    for place in range(0, len(good) - 1, 3):
+        data = bytearray(good)
+        data[place] ^= 1 << (place % 8)
+        path.write_bytes(data)
+        for read in (read_manifest, verify_outputs, lineage):
+            with pytest.raises(InputError, match=r"manifest\.json"):
+                read(tmp_path / "a")
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            finish(tmp_path / "a")
+    path.write_bytes(good)
+    verify_outputs(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", [".lock", ".work"])
+def test_the_name_of_a_lock_makes_nothing_ours(tmp_path: Path, name: str) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    if name == ".lock":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="no stage wrote"):
+        finish(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    # Ours, of a run that was killed before it had written anything.
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").write_text("")
+    finish(tmp_path / "a")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"a": NaN', "\ufffd", '"\\ud800"'])
