@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,13 +56,17 @@ class Started:
 
     def workers(self) -> list[psutil.Process]:
         """Its processes that do an engine's tasks."""
-        try:
-            below = psutil.Process(self.process.pid).children(recursive=True)
-            serving = {process.pid for process in below if _does_tasks(process.cmdline())}
-            # Below the process that they are forked from, whose command they share.
-            return [p for p in below if p.pid in serving and p.ppid() in serving]
-        except psutil.NoSuchProcess:
-            return []
+        parents = {}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                # One that has ended meanwhile, or that nobody waits for (Spark's launcher leaves
+                # such), says nothing of the others.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if _does_tasks(process.cmdline()):
+                        parents[process] = process.ppid()
+        serving = {process.pid for process in parents}
+        # Below the process that they are forked from, whose command they share.
+        return [process for process, parent in parents.items() if parent in serving]
 
 
 def _does_tasks(command: list[str]) -> bool:
