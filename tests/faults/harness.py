@@ -25,9 +25,12 @@ FANNED = ("train", "evaluate", "trace", "intervene", "attribute")
 CHAIN = tuple(stage for stage in STAGES if stage != "sentences")
 # The stages whose work is divided into tasks of an engine.
 DIVIDED = ("tokenize", "count", "words", "pivots", "score", "mix")
-# Those of them that the local engine runs in processes; the tasks of others are compiled code, in
-# threads of the one process.
-IN_PROCESSES = ("tokenize", "words", "mix")
+# Those of them that an engine runs in processes of its own. On this machine the tasks of others are
+# compiled code, in threads of the one process; so are those of `pivots` everywhere.
+IN_PROCESSES = {
+    "local": ("tokenize", "words", "mix"),
+    "spark": ("tokenize", "count", "words", "score", "mix"),
+}
 ENGINES: dict[str, tuple[str, ...]] = {
     "local": ("--engine.workers", "2"),
     "spark": ("--engine.kind", "spark", "--engine.spark.master", "local[2]"),

@@ -190,8 +190,11 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="where the unbroken run is, or will be, kept")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
-    known = CHAIN if arguments.victim == "run" else IN_PROCESSES
-    known = known if arguments.engine == "local" else DIVIDED
+    known = CHAIN if arguments.engine == "local" else DIVIDED
+    if arguments.victim == "worker":
+        if arguments.engine not in IN_PROCESSES:
+            parser.error(f"--victim worker: only with --engine {' or '.join(IN_PROCESSES)}")
+        known = IN_PROCESSES[arguments.engine]
     stages = arguments.stage or known
     if other := sorted(set(stages) - set(known)):
         parser.error(f"--stage {other[0]}: has nothing to kill there, only {', '.join(known)} have")

@@ -36,7 +36,7 @@ def test_so_does_one_that_is_asked_to_end(chain: Chain, stage: str) -> None:
     assert not found.different, (SEED, found.different)
 
 
-@pytest.mark.parametrize("stage", IN_PROCESSES)
+@pytest.mark.parametrize("stage", IN_PROCESSES["local"])
 def test_a_killed_worker_is_made_up_for(chain: Chain, stage: str) -> None:
     """As the kernel kills one process where memory runs out: the command itself comes through."""
     found = kill_workers(chain, stage, "local", 1, random.Random(f"{SEED}/{stage}/worker"))
