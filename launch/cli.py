@@ -255,9 +255,10 @@ def _log_to_run(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig) -> int:
-    from launch.pipeline import Plan
+    from launch.pipeline import Plan, refuse_inner_output
     from launch.watch import Watch
 
+    refuse_inner_output(config)
     _log_to_run(config)
     plan, watch = Plan(config), Watch(config)
     jobs = plan.jobs()
@@ -309,9 +310,10 @@ def _plan_count(config: RunConfig) -> int:
 
 
 def _stage(stage: str, config: RunConfig) -> int:
-    from launch.pipeline import Plan, select_jobs
+    from launch.pipeline import Plan, refuse_inner_output, select_jobs
     from launch.watch import Watch
 
+    refuse_inner_output(config)
     _log_to_run(config)
     plan, watch = Plan(config), Watch(config)
     jobs = select_jobs(plan, stage)

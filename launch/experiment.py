@@ -133,9 +133,10 @@ def text_experiment(config: RunConfig, command: str) -> str:
             f"mix.arms: found {', '.join(planted)}, which know what a generated world planted; a "
             "corpus has no such arm"
         )
-    from launch.pipeline import Plan
+    from launch.pipeline import Plan, refuse_inner_output
     from launch.watch import Watch
 
+    refuse_inner_output(config)
     out, plan, watch = Path(config.out), Plan(config), Watch(config)
     save_config(config, out / "config.yaml")
     for job in plan.jobs():

@@ -21,7 +21,7 @@ from launch.config import (
     shipped,
 )
 from launch.local_chain import local_scripts
-from launch.pipeline import Plan
+from launch.pipeline import Plan, refuse_inner_output
 from launch.profiles import Profile, load_profile
 from launch.scripts import Site
 from launch.slurm_chain import JOBS, slurm_scripts, submitted_jobs
@@ -98,6 +98,7 @@ def launch(arguments: Sequence[str]) -> int:
         raise SettingsError(
             "launch: found no documents; give --config FILE or --corpus.path FOLDER"
         )
+    refuse_inner_output(config)
     config = dataclasses.replace(config, engine=_engine(profile))
     out = Path(config.out)
     site = Site(out / FOLDER, Path.cwd(), profile, flags)

@@ -13,6 +13,7 @@ from launch.config import STAGES, RunConfig, wandb_settings
 from launch.series import checkpoints, split_revision
 from mining.common.errors import InputError, SettingsError
 from mining.common.manifest import MANIFEST
+from mining.corpus_files import holds
 from mining.settings import CorpusSettings
 from training.settings import snapshot_folder
 
@@ -386,6 +387,16 @@ class Plan:
             run_report(self.config.report, out, inputs, self.config.seed)
 
         yield self._job("report", run)
+
+
+def refuse_inner_output(config: RunConfig) -> None:
+    """Raise SettingsError where a later stage would take outputs of earlier ones for documents."""
+    if any(holds(config.corpus, Path(config.out, stage)) for stage in STAGES):
+        raise SettingsError(
+            f"out: {config.out} lies in the corpus' folder, {config.corpus.path}, and its files "
+            "would be taken for documents; choose a folder outside, or a corpus.glob that does not "
+            "reach it"
+        )
 
 
 def _names(model: Model) -> set[str]:

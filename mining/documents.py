@@ -6,10 +6,11 @@ in silence and no bad record ends a file early, unless the file itself cannot be
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 import orjson
 
 from mining.common.errors import InputError
-from mining.common.files import check_names
+from mining.common.logs import log
 from mining.common.names import LANGUAGE_CODE
+from mining.corpus_files import examples, find_files
 from mining.lines import KEPT_BYTES, Damage, LongRecord, decompress, split_lines
 from mining.remote import HashingStream, hash_file, open_filesystem
 from mining.row_files import ROW_SUFFIXES, BadRow, read_rows
@@ -68,34 +70,23 @@ class Rejected:
 def list_documents(corpus: CorpusSettings) -> dict[str, str]:
     """The corpus' files: name relative to the folder -> path or URL, sorted by name.
 
-    Of a Hugging Face dataset on disk these are the files that its state names. Raises InputError
-    where the folder is missing or holds no matching file.
+    Of a Hugging Face dataset on disk these are the files that its state names. Warns of files of
+    other endings that look like data. Raises InputError where the folder is missing or holds no
+    matching file.
     """
-    files = list_files(corpus, SUFFIXES)
+    files, others = find_files(corpus, SUFFIXES)
+    if others:
+        _warn_once(
+            f"{corpus.path}: passed over {examples(others)} (documents are "
+            f"{', '.join('*' + suffix for suffix in SUFFIXES)}; see corpus.glob)"
+        )
     caches = _dataset_caches(files)
     return {name: path for name, path in files.items() if name not in caches}
 
 
-def list_files(corpus: CorpusSettings, suffixes: Sequence[str]) -> dict[str, str]:
-    """The files of corpus.path by corpus.glob, or by their suffixes: name -> path, by name."""
-    from datatrove.io import get_datafolder
-
-    if corpus.path is None:
-        raise InputError("corpus.path: not set; name a folder or file of documents")
-    filesystem, path = open_filesystem(corpus.path)
-    if filesystem.isfile(path):
-        return {path.rsplit("/", 1)[-1]: corpus.path}
-    if not filesystem.isdir(path):
-        raise InputError(f"{corpus.path}: no such file or folder (corpus.path)")
-    folder = get_datafolder(corpus.path)
-    names = folder.list_files(recursive=True, glob_pattern=corpus.glob)
-    if corpus.glob is None:
-        names = [name for name in names if name.endswith(tuple(suffixes))]
-    if not names:
-        what = corpus.glob or ", ".join("*" + suffix for suffix in suffixes)
-        raise InputError(f"{corpus.path}: holds no file that matches {what} (corpus.glob)")
-    check_names(corpus.path, names)
-    return {name: folder.resolve_paths(name) for name in sorted(names)}
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)  # a stage lists its files several times
 
 
 def _dataset_caches(files: Mapping[str, str]) -> set[str]:

@@ -30,9 +30,14 @@ def open_filesystem(path: str) -> tuple[Any, str]:
 
 
 def file_stamp(path: str) -> list[Any]:
-    """Size in bytes and a mark that changes with the content: a time or a hash of the store's."""
+    """Size in bytes and a mark that changes with the content: a time or a hash of the store's.
+
+    Raises InputError for a pipe or a device, which a reader would wait for.
+    """
     filesystem, inner = open_filesystem(path)
     info = filesystem.info(inner)
+    if info.get("type") == "other":
+        raise InputError(f"{path}: is no regular file")
     mark = next((info[name] for name in VERSION_MARKS if info.get(name)), "")
     return [int(info["size"]), str(mark)]
 

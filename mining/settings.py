@@ -23,10 +23,12 @@ class CorpusSettings:
 
     Attributes:
         path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
-            means the generated world. No password stands in it, as settings are written down: keys
-            come from where the file system looks for them, or from fsspec's own configuration.
+            means the generated world. Links are followed, each folder once. No password stands in
+            it, as settings are written down: keys come from where the file system looks for them,
+            or from fsspec's own configuration.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
-            *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk).
+            *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk), and
+            warns of others that look like data.
         languages: the languages to keep, by code; documents in others are dropped (and counted).
             Empty keeps all.
         text_field: field of the document's text; a dot leads into nested objects.
@@ -63,6 +65,10 @@ class CorpusSettings:
                 type(self),
                 "path",
             )
+        inside = self.glob is None or (
+            self.glob[:1] not in ("", "/") and ".." not in self.glob.split("/")
+        )
+        check_setting(self, "glob", inside, "a pattern of names in the folder of corpus.path")
         check_setting(self, "max_record_bytes", self.max_record_bytes >= 1 << 10, "at least 1024")
         check_setting(self, "min_chars", self.min_chars >= 1, "at least 1")
         for lang in self.languages:

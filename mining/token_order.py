@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mining.common.errors import InputError, SettingsError
 from mining.common.yaml_files import parse_yaml
-from mining.documents import list_files
+from mining.corpus_files import find_files
 from mining.remote import open_filesystem
 from mining.settings import CorpusSettings
 from mining.token_settings import TokenFilesSettings
@@ -45,7 +45,7 @@ def list_token_files(corpus: CorpusSettings) -> dict[str, str]:
     settings = corpus.token_files
     if settings.files is not None:
         return {name: _join(corpus.path, name) for name in read_file_list(settings.files)}
-    found = list_files(corpus, DS_SUFFIXES if settings.layout == "ds" else RAW_SUFFIXES)
+    found, _ = find_files(corpus, DS_SUFFIXES if settings.layout == "ds" else RAW_SUFFIXES)
     order = open_filesystem(settings.order) if settings.order is not None else None
     return {name: path for name, path in found.items() if open_filesystem(path) != order}
 

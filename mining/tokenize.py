@@ -10,7 +10,6 @@ keeps how sure that is.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import heapq
@@ -18,8 +17,8 @@ import itertools
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +42,7 @@ from mining.common.shards import (
 )
 from mining.common.stage import StageInput, begin, settings_dict
 from mining.common.tokenizer import load_tokenizer
-from mining.documents import Record, Rejected, reject_record
+from mining.documents import Record, Rejected
 from mining.duplicates import (
     KEPT,
     NEAR_TEXT,
@@ -57,7 +56,7 @@ from mining.duplicates import (
 )
 from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
-from mining.langid import identify
+from mining.kept_records import keep_records, kept_texts, requarantine
 from mining.pieces import save_array
 from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, TokenizeSettings
@@ -171,7 +170,7 @@ def finish_parts(
     """Make shards of the parts rank, rank + world_size, ...; a report of each stays in `parts`."""
     for k in range(rank, len(readers), world_size):
         verdict, report = read_verdict(parts, k), read_json(parts / f"{k:05d}.json")
-        duplicates = _requarantine(verdict, readers[k], corpus)
+        duplicates = requarantine(k, verdict, readers[k], corpus, parts)
         bad = parts / f"{k:05d}.quarantine.jsonl"
         _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
         _finish_shard(parts, k, out, verdict == KEPT)
@@ -217,7 +216,7 @@ def _tokenize_one(
         pq.ParquetWriter(temporary, schema, **WRITE_OPTIONS) as writer,
         local_words(parts / f"{k:05d}.words.parquet", with_words) as word_writer,
     ):
-        good = _keep_records(
+        good = keep_records(
             reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
         )
         for batch in _batches(good):
@@ -242,43 +241,6 @@ def _tokens(batch: list[tuple[Record, str]], tokenizer: Encoder) -> list[npt.NDA
     if given:
         return given  # all documents of a corpus come with tokens, or none
     return tokenizer.encode_batch([record.text for record, _ in batch])
-
-
-def _keep_records(
-    reader: Iterable[Record | Rejected],
-    corpus: CorpusSettings,
-    report: dict[str, Any],
-    identified: list[tuple[int, str, str, float]],
-    reject: Callable[[Rejected], object],
-    keep_raw: bool = False,
-) -> Iterator[tuple[Record, str]]:
-    """Yield the records that stand by themselves, with their language; account for the others.
-
-    Their `raw` is kept only on demand: a batch of them would be twice as large with it.
-    `identified` gets (row, id, language, confidence) of those that no field labelled.
-    """
-    row = 0
-    for item in reader:
-        report["records"] += 1
-        if isinstance(item, Rejected):
-            reject(item)
-            report["quarantined"][item.reason] += 1
-            continue
-        if len(item.text) < corpus.min_chars:
-            report["dropped"]["too short"] += 1
-            continue
-        lang, confidence = item.lang, None
-        if lang is None:
-            lang, confidence = identify(item.text)
-            report["languages_identified"] += 1
-        if corpus.languages and lang not in corpus.languages:
-            report["dropped"]["language"] += 1
-            continue
-        if confidence is not None:
-            identified.append((row, item.id, lang, confidence))
-        row += 1
-        # What it was read from is needed no more, and is as large as the text.
-        yield (item if keep_raw else dataclasses.replace(item, raw=b"")), lang
 
 
 def _batches(records: Iterator[tuple[Record, str]]) -> Iterator[list[tuple[Record, str]]]:
@@ -315,38 +277,11 @@ def _drop_near_duplicates(
 ) -> None:
     from mining.near_duplicates import find_near_duplicates  # loads all of datatrove's tokenizers
 
-    texts = functools.partial(_kept_texts, readers=readers, corpus=corpus, parts=parts)
+    texts = functools.partial(kept_texts, readers=readers, corpus=corpus, parts=parts)
     found = find_near_duplicates(len(readers), texts, work / "near", engine)
     # Only now: the tasks that find them read the verdicts, also when they go on after a kill.
     for k, places in enumerate(found):
         drop_near(parts, k, places)
-
-
-def _kept_texts(
-    k: int, readers: list[Reader], corpus: CorpusSettings, parts: Path
-) -> Iterator[str]:
-    """The texts of a part's documents that are kept so far."""
-    kept = read_verdict(parts, k) == KEPT
-    good = _keep_records(readers[k], corpus, _no_report(), [], lambda _: None)
-    for row, (record, _) in enumerate(good):
-        if kept[row]:
-            yield record.text
-
-
-def _no_report() -> dict[str, Any]:
-    return defaultdict(Counter, records=0, languages_identified=0)
-
-
-def _requarantine(verdict: Verdict, reader: Reader, corpus: CorpusSettings) -> Iterator[Rejected]:
-    """Fetch the raw records of a file's duplicate ids again, in order."""
-    bad = verdict == SAME_ID
-    if not bad.any():
-        return
-    good = _keep_records(reader, corpus, _no_report(), [], lambda _: None, keep_raw=True)
-    for row, (record, _) in enumerate(good):
-        if bad[row]:
-            detail = f"the id {record.id!r} stood in an earlier record"
-            yield reject_record(record, "duplicate id", detail)
 
 
 def _write_quarantine(path: Path, bad: Path, duplicates: Iterator[Rejected]) -> None:

@@ -15,7 +15,7 @@ import yaml
 from eval.sentence_settings import SentencesSettings
 from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
-from launch.pipeline import Plan, find_task, select_jobs
+from launch.pipeline import Plan, find_task, refuse_inner_output, select_jobs
 from mining.common.errors import InputError, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -290,3 +290,33 @@ def test_spark_is_given_no_secret_by_the_settings(name: str, is_secret: bool) ->
         assert "the-value" not in str(error.value)
     else:
         assert parse_config(arguments, "count").engine.spark.conf == {name: "the-value"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run"],
+        ["tokenize"],
+        ["launch", "tokenize", "--on", "local"],
+        ["experiment", "text", "--config", str(ROOT / "configs" / "experiment" / "real.yaml")],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_output_in_the_corpus_folder_is_refused(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tables and quarantine would be the next stage's documents."""
+    (tmp_path / "a.jsonl").write_text("{}")
+    given = ["--corpus.path", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*command, *given]) == 2
+    assert "run lies in the corpus' folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_output_that_the_pattern_of_the_corpus_does_not_reach_is_none_of_it(
+    tmp_path: Path,
+) -> None:
+    config = parse_config(
+        ["--corpus.path", str(tmp_path), "--out", str(tmp_path), "--corpus.glob", "*.jsonl"], "run"
+    )
+    refuse_inner_output(config)

@@ -20,7 +20,7 @@ from mining.common.manifest import read_manifest
 from mining.common.shards import common_info, list_shards, read_shard
 from mining.common.tokenizer import load_tokenizer
 from mining.documents import FileReader, Record, list_documents
-from mining.duplicates import first_occurrences
+from mining.duplicates import first_occurrences, judge_duplicates
 from mining.engine_settings import EngineSettings
 from mining.segment import words
 from mining.settings import CorpusSettings, TokenizerSettings, TokenizeSettings
@@ -261,3 +261,47 @@ def test_first_occurrences_equal_a_set(keys: list[tuple[int, int]]) -> None:
         seen.add(key)
     array = np.array(keys, dtype=np.uint64).reshape(-1, 2)
     assert first_occurrences(array).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "near", "workers"),
+    [("appended", False, 1), ("cut", False, 1), ("same rows", False, 2), ("appended", True, 1)],
+)
+def test_a_file_that_changes_between_two_readings_is_named(
+    tmp_path: Path,
+    word_tokenizer: Callable[[Iterable[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    near: bool,
+    workers: int,
+) -> None:
+    """Duplicate ids are read a second time, as are texts that are compared."""
+
+    def record(i: str, text: str) -> str:
+        return json.dumps({"id": i, "text": text, "lang": "en"}) + "\n"
+
+    path = tmp_path / "docs" / "a.jsonl"
+    path.parent.mkdir()
+    whole = record("x", "t0") + record("y", "t1") + record("x", "t2")
+    path.write_text(whole)
+    changed = {
+        "appended": whole + record("z", "appended"),
+        "cut": record("x", "t0"),
+        "same rows": whole.replace("t2", "t3"),
+    }[change]
+
+    def judge(*arguments: Any) -> None:
+        judge_duplicates(*arguments)
+        path.write_text(changed)
+
+    settings = TokenizeSettings(near_duplicates=near)
+    docs, out = CorpusSettings(path=str(path.parent)), tmp_path / "o"
+    tokenizer, engine = word_tokenizer(["t0"]), EngineSettings(workers=workers)
+    with monkeypatch.context() as patch:
+        patch.setattr("mining.tokenize.judge_duplicates", judge)
+        with pytest.raises(InputError, match=r"a\.jsonl.*: changed while it was read; run the"):
+            run_tokenize(settings, docs, out, tokenizer, engine)
+    assert not (out / "manifest.json").exists()
+    run_tokenize(settings, docs, out, tokenizer, engine)
+    run_tokenize(settings, docs, tmp_path / "new", tokenizer, engine)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "new")
