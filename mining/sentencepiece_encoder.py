@@ -65,8 +65,11 @@ class SentencePieceEncoder:
         self._tokenizer = tokenizer
         lowest = min(map(self._processor.get_score, range(len(self._processor))))
         self._max_chars = min(MAX_CHARS, int(MAX_SUM / (UNKNOWN_PENALTY - lowest)))
-        if read_kind(model.read_bytes()) == "bpe":
+        kind = read_kind(model.read_bytes())
+        if kind == "bpe":
             self._max_chars = MAX_CHARS  # the order of merges takes no sums
+        elif kind == "word":
+            self._max_chars = 0  # a look-up, which the other engine does as fast
 
         self._within = _within_words(tokenizer) if _cuts_lines(self._processor) else None
 
@@ -161,8 +164,6 @@ def load_encoder(
         return None
     model = path.read_bytes()
     kind = read_kind(model)
-    if kind == "word":
-        return None  # a look-up, which the other engine does as fast
     if not _is_recorded(folder):
         engine, _ = to_tokenizer_json(model, kind)
         if engine_fingerprint(engine) != tokenizer.fingerprint:
