@@ -229,6 +229,8 @@ def _record(
         found = _field(value, path) if path else None
         if found is not None and not isinstance(found, str):
             return reject(f"{name} is not a string", f"found {type(found).__name__}")
+        if found is not None and name != "lang" and len(found) > MAX_ID_CHARS:
+            return reject(f"{name} is too long", f"{len(found)} characters")
         optional[name] = found or None
     if optional["lang"] is not None and not LANGUAGE_CODE.fullmatch(optional["lang"]):
         return reject("lang is no language code", f"found {optional['lang'][:80]!r}")

@@ -97,6 +97,7 @@ def test_garbage_in_an_archive_is_named(tmp_path: Path, suffix: str) -> None:
         (b'{"id": "", "text": "t"}', "no id"),
         (b'{"id": true, "text": "t"}', "no id"),
         (b'{"id": "' + b"x" * 5000 + b'", "text": "t"}', "id is too long"),
+        (b'{"id": "x", "text": "t", "source": "' + b"x" * 5000 + b'"}', "source is too long"),
         (b'{"id": "x", "text": "t", "lang": 3}', "lang is not a string"),
         (b"[" * 10_000, "invalid JSON"),
         (
