@@ -30,6 +30,9 @@ from mining.settings import CorpusSettings
 LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".ndjson")
 SUFFIXES = (*LINE_SUFFIXES, *ROW_SUFFIXES)
 MAX_ID_CHARS = 4096
+# A tokenizer takes 150 bytes of memory for each byte of a word. Lines of minified code and base64
+# have some 100 KB; a line of Chinese is a word here too, and a chapter of a book has less.
+MAX_WORD_BYTES = 2 << 20
 DATASET_STATE = "state.json"
 
 
@@ -196,6 +199,9 @@ def _record(
         return reject("text is not a string", f"found {type(text).__name__}")
     if not _encodable(text):
         return reject("invalid UTF-8", "the text holds a lone surrogate")
+    if len(text) > MAX_WORD_BYTES // 4 and _has_long_word(text):
+        detail = f"more than {MAX_WORD_BYTES} bytes without a space or an end of line"
+        return reject("word is too long", detail)
     identifier: Any = f"{file}:{number}"
     if settings.id_field is not None:
         identifier = _field(value, settings.id_field)
@@ -214,6 +220,8 @@ def _record(
         found = _field(value, path) if path else None
         if found is not None and not isinstance(found, str):
             return reject(f"{name} is not a string", f"found {type(found).__name__}")
+        if found is not None and name != "lang" and len(found) > MAX_ID_CHARS:
+            return reject(f"{name} is too long", f"{len(found)} characters")
         optional[name] = found or None
     if optional["lang"] is not None and not LANGUAGE_CODE.fullmatch(optional["lang"]):
         return reject("lang is no language code", f"found {optional['lang'][:80]!r}")
@@ -259,6 +267,17 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _has_long_word(text: str) -> bool:
+    data = text.encode()
+    start = 0
+    while len(data) - start > MAX_WORD_BYTES:
+        end = start + MAX_WORD_BYTES + 1
+        start = 1 + max(data.rfind(b" ", start, end), data.rfind(b"\n", start, end))
+        if not start:
+            return True
+    return False
 
 
 def _field(value: Any, path: str) -> Any:

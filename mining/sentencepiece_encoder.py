@@ -4,26 +4,31 @@ Three things make the ids the same for every text, not only for most. Texts are 
 cannot run on, between words, into short fragments. A unigram model's scores are multiples of 2**-8
 (`mining.sentencepiece_json.round_scores`), so that SentencePiece's sums in 32 bits are exact for a
 fragment, as the other engine's sums in 64 bits are; otherwise about one document in a hundred gets
-other ids. And what is too long for that is left to the other engine.
+other ids. And what is too long for that is left to the other engine, a million characters at a
+time: it takes 150 bytes of memory for each byte of text.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
+from tokenizers import Tokenizer as Engine
+from tokenizers import normalizers
 
 from mining.common.errors import InputError
 from mining.common.files import sha256_file
 from mining.common.logs import log
 from mining.common.manifest import read_manifest
-from mining.common.tokenizer import Tokenizer, engine_fingerprint
+from mining.common.tokenizer import Tokenizer, batches, engine_fingerprint
 from mining.sentencepiece_json import (
+    BORDER,
     SCORE_UNIT,
     has_rounded_scores,
     read_kind,
@@ -36,6 +41,20 @@ MAX_SUM = SCORE_UNIT * (1 << 24)
 UNKNOWN_PENALTY = 10.0  # SentencePiece's own, below the lowest score
 FRAGMENT_CHARS = 200
 MAX_CHARS = 2000
+LINES_CHARS = 10_000
+NEWLINE = "<0x0A>"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A part of text number `text`; `begins` where a word begins there, with its border."""
+
+    text: int
+    chars: str
+    begins: bool
+
+    def __len__(self) -> int:
+        return len(self.chars)
 
 
 class SentencePieceEncoder:
@@ -46,27 +65,63 @@ class SentencePieceEncoder:
         self._tokenizer = tokenizer
         lowest = min(map(self._processor.get_score, range(len(self._processor))))
         self._max_chars = min(MAX_CHARS, int(MAX_SUM / (UNKNOWN_PENALTY - lowest)))
-        if read_kind(model.read_bytes()) == "bpe":
+        kind = read_kind(model.read_bytes())
+        if kind == "bpe":
             self._max_chars = MAX_CHARS  # the order of merges takes no sums
+        elif kind == "word":
+            self._max_chars = 0  # a look-up, which the other engine does as fast
+
+        self._within = _within_words(tokenizer) if _cuts_lines(self._processor) else None
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
         """Token ids of each text, uint32: what `Tokenizer.encode_batch` gives."""
-        fragments = [cut_text(text) for text in texts]
-        flat = list(itertools.chain.from_iterable(fragments))
-        short = [fragment for fragment in flat if len(fragment) <= self._max_chars]
-        found = self._processor.encode(short, out_type=int, num_threads=_threads())
-        if len(short) < len(flat):
-            long = [fragment for fragment in flat if len(fragment) > self._max_chars]
-            others = iter(self._tokenizer.encode_batch(long))
-            ours = iter(found)
-            found = [next(ours if len(f) <= self._max_chars else others) for f in flat]
-        ids = iter(found)
-        return [
-            np.fromiter(
-                itertools.chain.from_iterable(itertools.islice(ids, len(parts))), dtype=np.uint32
+        found = [array("I") for _ in texts]
+        for batch in batches(self._parts(texts)):
+            short = [part for part in batch if self._is_short(part)]
+            ids = self._processor.encode(
+                [part.chars for part in short], out_type=int, num_threads=_threads()
             )
-            for parts in fragments
-        ]
+            ours = iter(ids)
+            others = iter(self._encode_long([part for part in batch if not self._is_short(part)]))
+            for part in batch:
+                if self._is_short(part):
+                    found[part.text].fromlist(next(ours))
+                else:
+                    found[part.text].frombytes(next(others).tobytes())
+        return [np.array(ids, dtype=np.uint32) for ids in found]
+
+    def _parts(self, texts: Sequence[str]) -> Iterator[Part]:
+        for number, text in enumerate(texts):
+            for fragment in cut_text(text):
+                if len(fragment) <= self._max_chars or self._within is None:
+                    yield Part(number, fragment, True)
+                    continue
+                for k, lines in enumerate(cut_lines(fragment)):
+                    yield Part(number, lines, k == 0)
+
+    def _is_short(self, part: Part) -> bool:
+        return part.begins and len(part.chars) <= self._max_chars
+
+    def _encode_long(self, parts: list[Part]) -> Iterator[npt.NDArray[np.uint32]]:
+        first = iter(self._tokenizer.encode_batch([part.chars for part in parts if part.begins]))
+        rest = [part.chars for part in parts if not part.begins]
+        others = iter(self._within.encode_batch(rest) if self._within is not None else ())
+        return (next(first if part.begins else others) for part in parts)
+
+
+def _cuts_lines(processor: sentencepiece.SentencePieceProcessor) -> bool:
+    """Whether a line's end is a byte for itself, so that no piece and no merge runs across it."""
+    pieces = [processor.id_to_piece(i) for i in range(len(processor))]
+    across = [piece for piece in pieces if "\n" in piece or NEWLINE in piece]
+    return across == [NEWLINE] and processor.is_byte(pieces.index(NEWLINE))
+
+
+def _within_words(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for what goes on a word: it puts no border before a text."""
+    engine = Engine.from_str(tokenizer.engine.to_str())
+    engine.normalizer = normalizers.Replace(" ", BORDER)
+    engine.encode_special_tokens = True
+    return dataclasses.replace(tokenizer, engine=engine)
 
 
 def cut_text(text: str) -> list[str]:
@@ -87,6 +142,15 @@ def cut_text(text: str) -> list[str]:
     return fragments
 
 
+def cut_lines(text: str) -> Iterator[str]:
+    """Cut after the first end of a line in every 10,000 characters; nothing is left out."""
+    start = 0
+    while (end := text.find("\n", start + LINES_CHARS) + 1) > 0 and end < len(text):
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
 def load_encoder(
     folder: Path, tokenizer: Tokenizer, sample: Iterable[str]
 ) -> SentencePieceEncoder | None:
@@ -100,8 +164,6 @@ def load_encoder(
         return None
     model = path.read_bytes()
     kind = read_kind(model)
-    if kind == "word":
-        return None  # a look-up, which the other engine does as fast
     if not _is_recorded(folder):
         engine, _ = to_tokenizer_json(model, kind)
         if engine_fingerprint(engine) != tokenizer.fingerprint:

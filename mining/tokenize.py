@@ -27,8 +27,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mining.accounts import settle, state_zeros, totals
 from mining.common.files import atomic_path, read_json, write_json
-from mining.common.logs import log
 from mining.common.manifest import require_same
 from mining.common.shards import (
     ROWS_PER_GROUP,
@@ -36,7 +36,6 @@ from mining.common.shards import (
     WRITE_OPTIONS,
     ShardInfo,
     open_table,
-    read_columns,
     shard_metadata,
     write_table,
 )
@@ -45,10 +44,6 @@ from mining.common.tokenizer import load_tokenizer
 from mining.documents import Record, Rejected
 from mining.duplicates import (
     KEPT,
-    NEAR_TEXT,
-    SAME_ID,
-    SAME_TEXT,
-    Verdict,
     drop_near,
     judge_duplicates,
     read_verdict,
@@ -57,6 +52,7 @@ from mining.duplicates import (
 from mining.engine_settings import EngineSettings
 from mining.inputs import CorpusInput, Reader, merge_hashes, open_readers
 from mining.kept_records import keep_records, kept_texts, requarantine
+from mining.langid import check_languages
 from mining.pieces import save_array
 from mining.sentencepiece_encoder import MODEL, SentencePieceEncoder, load_encoder
 from mining.settings import CorpusSettings, TokenizeSettings
@@ -113,6 +109,8 @@ def run_tokenize(
         fast=encoder is not None,
     )
     run_tasks("tokenize", task, len(readers), run.work / "tasks", engine)
+    found = (read_json(parts / f"{k:05d}.json")["languages"] for k in range(len(readers)))
+    check_languages(set(itertools.chain.from_iterable(found)), "the documents")
 
     judge_duplicates(parts, len(readers), corpus.deduplicate)
     if settings.near_duplicates:
@@ -121,8 +119,8 @@ def run_tokenize(
     run_tasks("tokenize: shards", finish, len(readers), run.work / "shard_tasks", engine, True)
     reports = [read_json(parts / f"{k:05d}.report.json") for k in range(len(readers))]
     keep = [read_verdict(parts, k) == KEPT for k in range(len(readers))]
-    counts = _totals(reports)
-    _state_zeros(counts["by_lang"], corpus)
+    counts = totals(reports, parts)
+    state_zeros(counts["by_lang"], corpus)
     counts["fingerprint"] = loaded.fingerprint
     if settings.words:
         counts["words"] = write_word_shards(settings, parts, keep, out, run.work, engine)
@@ -175,7 +173,7 @@ def finish_parts(
         _write_quarantine(out / "quarantine" / f"{k:05d}.jsonl", bad, duplicates)
         _finish_shard(parts, k, out, verdict == KEPT)
         _finish_languages(parts, k, out, verdict == KEPT)
-        _settle(report, verdict, parts, k)
+        settle(report, verdict, parts, k)
         write_json(parts / f"{k:05d}.report.json", report)
 
 
@@ -204,6 +202,7 @@ def _tokenize_one(
         "dropped": Counter(),
         "languages_identified": 0,
     }
+    languages: set[str] = set()
     hashes: list[bytes] = []
     sizes: list[int] = []
     schema = SCHEMA.with_metadata(shard_metadata(info))
@@ -220,6 +219,8 @@ def _tokenize_one(
             reader, corpus, report, identified, lambda item: bad.write(quarantine_line(item))
         )
         for batch in _batches(good):
+            languages.update(lang for _, lang in batch)
+            check_languages(languages, f"the first {report['records']} records of {reader.name}")
             tokens = _tokens(batch, tokenizer)
             sizes.extend(map(len, tokens))
             writer.write_table(_part_table(batch, tokens).cast(schema))
@@ -231,6 +232,7 @@ def _tokenize_one(
     array = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
     save_array(rows_path(parts, k), np.column_stack([array, np.array(sizes, dtype="<u8")]))
     report["hashes"] = reader.hashes
+    report["languages"] = sorted(languages)
     write_json(parts / f"{k:05d}.languages.json", identified)
     write_json(parts / f"{k:05d}.json", report)
 
@@ -349,66 +351,3 @@ def _finish_languages(parts: Path, k: int, out: Path, keep: npt.NDArray[np.bool_
     _, ids, langs, confidences = zip(*rows, strict=True)
     columns = {"id": ids, "lang": langs, "confidence": confidences}
     write_table(out / "languages" / f"{k:05d}.parquet", pa.table(columns, schema=LANGUAGES_SCHEMA))
-
-
-def _settle(report: dict[str, Any], verdict: Verdict, parts: Path, k: int) -> None:
-    """Complete a file's account with the duplicates and what its documents add up to."""
-    for reason, code, kind in (
-        ("duplicate id", SAME_ID, "quarantined"),
-        ("duplicate text", SAME_TEXT, "dropped"),
-        ("near-duplicate text", NEAR_TEXT, "dropped"),
-    ):
-        if n_rows := int((verdict == code).sum()):
-            report[kind][reason] = report[kind].get(reason, 0) + n_rows
-    columns = ["lang", "source", "n_chars"]
-    table = read_columns(parts / f"{k:05d}.parquet", columns=columns)
-    table = table.filter(pa.array(verdict == KEPT))
-    n_tokens = np.load(rows_path(parts, k), allow_pickle=False)[verdict == KEPT, 4]
-    report["documents"] = len(table)
-    frame = table.to_pandas().assign(n_tokens=n_tokens)
-    for column in ("lang", "source"):
-        report[f"by_{column}"] = {
-            str(value): {
-                "documents": len(group),
-                "chars": int(group["n_chars"].sum()),
-                "tokens": int(group["n_tokens"].sum()),
-            }
-            for value, group in frame.groupby(column)
-        }
-
-
-def _totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum the files' accounts; in = out + quarantined + dropped holds for each file and in all."""
-    total: dict[str, Any] = {"records": 0, "documents": 0, "languages_identified": 0}
-    nested: dict[str, Any] = {"quarantined": Counter(), "dropped": Counter()}
-    groups: dict[str, Any] = {"by_lang": {}, "by_source": {}}
-    files = {}
-    for report in reports:
-        bad = sum(report["quarantined"].values()) + sum(report["dropped"].values())
-        assert report["records"] == report["documents"] + bad, report
-        for key in total:
-            total[key] += report[key]
-        for key, counter in nested.items():
-            counter.update(report[key])
-        for key, group in groups.items():
-            for value, entry in report[key].items():
-                sums = group.setdefault(value, dict.fromkeys(entry, 0))
-                for name, number in entry.items():
-                    sums[name] += number
-        kept = ("records", "documents", "quarantined", "dropped", "languages_identified")
-        files[report["file"]] = {key: report[key] for key in kept}
-    sums = {
-        name: sum(entry[name] for entry in groups["by_lang"].values())
-        for name in ("tokens", "chars")
-    }
-    plain = {key: dict(counter) for key, counter in nested.items()}
-    return {**total, **sums, **plain, **groups, "files": files}
-
-
-def _state_zeros(by_lang: dict[str, Any], corpus: CorpusSettings) -> None:
-    """Enter the wanted languages of which there is no document, and say so."""
-    missing = [lang for lang in corpus.languages if lang not in by_lang]
-    for lang in missing:
-        by_lang[lang] = {"documents": 0, "chars": 0, "tokens": 0}
-    if missing:
-        log.warning("tokenize: no document in %s, of corpus.languages", ", ".join(missing))

@@ -22,7 +22,7 @@ from mining.common.stage import FilesInput, Input, NamedInput, begin, settings_d
 from mining.common.tokenizer import hub_file, load_tokenizer
 from mining.documents import FileReader, Record, list_documents
 from mining.inputs import CorpusInput
-from mining.langid import identify
+from mining.langid import check_languages, identify
 from mining.sentencepiece_json import round_scores, to_tokenizer_json
 from mining.settings import CorpusSettings, ModelType, TokenizerSettings
 
@@ -120,6 +120,9 @@ def _sample(
                 lang = record.lang or identify(record.text)[0]
                 if corpus.languages and lang not in corpus.languages:
                     continue
+                if lang not in heaps:
+                    where = f"the documents up to {name}:{record.line}"
+                    check_languages([*heaps, lang], where)
                 heap = heaps.setdefault(lang, [])
                 text = record.text[: settings.sample_chars]
                 heapq.heappush(heap, (-hash64(seed, "tokenizer", record.id), record.id, text))

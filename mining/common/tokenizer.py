@@ -7,10 +7,10 @@ evaluation use one engine and the same ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from mining.common.errors import InputError
 from mining.common.files import read_json
 
 END_OF_TEXT_NAMES = ("</s>", "<|endoftext|>", "<eos>", "<|end_of_text|>", "[SEP]")
+# The library takes some 150 bytes of memory for each byte of the texts of one call.
+CHARS_AT_A_TIME = 1 << 19
+SizedT = TypeVar("SizedT", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
         """Token ids of each text, uint32, without special tokens."""
-        encodings = self.engine.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        found = []
+        for batch in batches(texts):
+            encodings = self.engine.encode_batch_fast(batch, add_special_tokens=False)
+            found += [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return found
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, without special tokens."""
@@ -67,6 +73,23 @@ class Tokenizer:
             return raw.replace("\u2581", " ")
         text = self.decode([token])
         return raw if "\ufffd" in text or not text else text
+
+
+def batches(texts: Iterable[SizedT]) -> Iterator[list[SizedT]]:
+    """The texts in order, as many at a time as have CHARS_AT_A_TIME characters together.
+
+    One that is longer is by itself.
+    """
+    batch: list[SizedT] = []
+    n_chars = 0
+    for text in texts:
+        if batch and n_chars + len(text) > CHARS_AT_A_TIME:
+            yield batch
+            batch, n_chars = [], 0
+        batch.append(text)
+        n_chars += len(text)
+    if batch:
+        yield batch
 
 
 def load_tokenizer(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,7 @@ def test_garbage_in_an_archive_is_named(tmp_path: Path, suffix: str) -> None:
         (b'{"id": "", "text": "t"}', "no id"),
         (b'{"id": true, "text": "t"}', "no id"),
         (b'{"id": "' + b"x" * 5000 + b'", "text": "t"}', "id is too long"),
+        (b'{"id": "x", "text": "t", "source": "' + b"x" * 5000 + b'"}', "source is too long"),
         (b'{"id": "x", "text": "t", "lang": 3}', "lang is not a string"),
         (b"[" * 10_000, "invalid JSON"),
         (
@@ -122,6 +124,35 @@ def test_a_bad_record_is_quarantined_and_the_rest_is_read(
     assert [(r.reason, r.line, r.n_bytes) for r in bad] == [(reason, 2, len(raw))]
     assert bad[0].sha256 == hashlib.sha256(raw).hexdigest()
     assert bad[0].raw == raw[: 64 << 10]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "aa", "é", "日", " ", "\n", "\t", "\u3000"]), max_size=60),
+    st.integers(1, 40),
+)
+def test_a_record_with_a_word_beyond_the_limit_is_quarantined(
+    parts: list[str], max_bytes: int
+) -> None:
+    text = "x" * 10 + "".join(parts)  # long enough to be looked at
+    raw = json.dumps({"id": "i", "text": text, "lang": "en"}).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mining.documents.MAX_WORD_BYTES", max_bytes)
+        found = parse_record(raw, "a.jsonl", 7, CorpusSettings(path="."))
+    longest = max(len(word.encode()) for word in re.split("[ \n]", text))
+    if longest <= max_bytes:
+        assert isinstance(found, Record)
+    else:
+        assert isinstance(found, Rejected)
+        assert (found.reason, found.line, found.raw) == ("word is too long", 7, raw)
+
+
+def test_what_real_corpora_hold_is_no_word_that_is_too_long() -> None:
+    """Minified code, base64 and a book of Chinese without a space."""
+    for text in ("x" * 1_000_000, "这是很长的书。" * 50_000, ("天" * 2000 + "\n") * 2000):
+        raw = json.dumps({"id": "i", "text": text}).encode()
+        assert isinstance(parse_record(raw, "a.jsonl", 1, CorpusSettings(path=".")), Record)
+    raw = json.dumps({"id": "i", "text": "a" * (4 << 20)}).encode()
+    assert isinstance(parse_record(raw, "a.jsonl", 1, CorpusSettings(path=".")), Rejected)
 
 
 def test_odd_but_good_records(tmp_path: Path) -> None:

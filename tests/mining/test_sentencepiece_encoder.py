@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -39,7 +40,7 @@ SENTENCES = [
 ALPHABET = sorted({*"".join(SENTENCES), *" \n\t\0▁<s>é🙂ß"})
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
+@pytest.fixture(scope="module", params=["unigram", "bpe", "word"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp(str(request.param))
     rng = np.random.default_rng(0)
@@ -74,9 +75,64 @@ def test_long_texts_and_long_words(folder: Path) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(SENTENCES, 400).tolist())]
     texts.append("".join(rng.choice(list("relationsいました語言"), 30_000).tolist()))  # no space
+    texts.append("\n".join(rng.choice(SENTENCES[2:], 1000).tolist()))  # lines, but no space
+    texts += ["\n" * 30_000, "a" * 20_000 + "\n \n", "a" * 10_000 + "\n"]
     texts += ["", " ", "  ", "a" * 199 + "  b", "a" * 200 + "   ", "x " * 3000]
     for text, ids in zip(texts, encoder.encode_batch(texts), strict=True):
         assert ids.tolist() == tokenizer.encode(text)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_ids_are_the_same_wherever_a_text_is_cut(folder: Path, data: st.DataObject) -> None:
+    """Lines and batches as short as they can be, and all of it left to the other engine."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    encoder = SentencePieceEncoder(folder / "tokenizer" / "spm.model", tokenizer)
+    letters = st.text(st.sampled_from([*ALPHABET, *"\n\n\n\n  "]), max_size=40)
+    # What a model spells a newline with, as somebody's text; it has no piece with a newline in it.
+    words = st.lists(st.sampled_from([*SENTENCES[2:], "<0x0A>", "\n", "é\n🙂"]) | letters)
+    texts = data.draw(st.lists(words.map("".join), max_size=4))
+    with pytest.MonkeyPatch.context() as patch:
+        max_chars = data.draw(st.sampled_from([0, 20]))
+        patch.setattr(encoder, "_max_chars", min(max_chars, encoder._max_chars))
+        patch.setattr(sentencepiece_encoder, "LINES_CHARS", data.draw(st.integers(0, 20)))
+        patch.setattr("mining.common.tokenizer.CHARS_AT_A_TIME", data.draw(st.integers(1, 50)))
+        found = encoder.encode_batch(texts)
+    for text, ids in zip(texts, found, strict=True):
+        assert ids.tolist() == tokenizer.encode(text)
+
+
+def test_what_is_encoded_at_a_time_is_bounded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine takes hundreds of bytes a character: long texts must not come to it whole."""
+    sizes: list[int] = []
+
+    class Spy:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine
+
+        def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+            sizes.append(sum(map(len, texts)))
+            return self.engine.encode_batch_fast(texts, **options)
+
+    plain = load_tokenizer(folder / "tokenizer")
+    encoder = SentencePieceEncoder(folder / "tokenizer" / "spm.model", plain)
+    for owner, name in ((encoder, "_tokenizer"), (encoder, "_within")):
+        tokenizer = getattr(owner, name)
+        if tokenizer is None:
+            continue  # a word of a model of words goes on across lines
+        spied = dataclasses.replace(tokenizer, engine=Spy(tokenizer.engine))
+        monkeypatch.setattr(owner, name, spied)
+    monkeypatch.setattr("mining.common.tokenizer.CHARS_AT_A_TIME", 30_000)
+    lines = (" " if encoder._within is None else "\n").join(SENTENCES[2:] * 3000)
+    assert len(lines) > 150_000
+    texts = [lines, *SENTENCES * 1000]
+    found = encoder.encode_batch(texts)
+    spied = dataclasses.replace(plain, engine=Spy(plain.engine))
+    spied.encode_batch(texts[1:])
+    assert max(sizes) <= 30_000
+    assert found[0].tolist() == plain.encode(lines)
 
 
 @given(st.lists(st.sampled_from(["word", "", " ", "x" * 70, "y" * 199]), max_size=40).map(" ".join))
