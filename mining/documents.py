@@ -133,7 +133,8 @@ class FileReader:
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         if self.name.endswith(ROW_SUFFIXES):
-            for number, row in enumerate(read_rows(self.path), start=1):
+            rows = read_rows(self.path, self.settings.max_record_bytes)
+            for number, row in enumerate(rows, start=1):
                 yield self._row_record(row, number)
             self.sha256 = hash_file(self.path)
             return
@@ -151,7 +152,11 @@ class FileReader:
             hashing.drain()
             self.sha256 = hashing.digest.hexdigest()
 
-    def _row_record(self, row: dict[str, Any] | BadRow | Damage, number: int) -> Record | Rejected:
+    def _row_record(
+        self, row: dict[str, Any] | BadRow | LongRecord | Damage, number: int
+    ) -> Record | Rejected:
+        if isinstance(row, LongRecord):
+            return reject_long(self.name, number, row, self.settings.max_record_bytes)
         if isinstance(row, BadRow):
             return rejected(self.name, number, row.reason, row.detail, row.raw)
         if isinstance(row, Damage):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mining.lines import Damage
+from mining.lines import KEPT_BYTES, Damage, LongRecord
 from mining.remote import open_filesystem
 
 ROW_SUFFIXES = (".parquet", ".arrow")
-BATCH_ROWS = 64  # few, as a dictionary can spell a long string again in each row
+BATCH_ROWS = 64
+# More than that is turned into Python's objects row by row: a dictionary or a compressed page can
+# spell a long string again and again in a few bytes.
+BATCH_BYTES = 8 << 20
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 # What the libraries raise for values that are not what the file says.
 BAD_VALUES = (pa.ArrowException, ValueError, LookupError, ArithmeticError, RecursionError)
 
@@ -30,18 +37,22 @@ class BadRow:
     raw: bytes
 
 
-def read_rows(path: str) -> Iterator[dict[str, Any] | BadRow | Damage]:
-    """The rows of a file; where it cannot be read further, one Damage as the last."""
+def read_rows(path: str, max_bytes: int) -> Iterator[dict[str, Any] | BadRow | LongRecord | Damage]:
+    """The rows of a file; a Damage for each part of it that cannot be read.
+
+    A row whose strings have more than `max_bytes` is a LongRecord, and never a whole object.
+    """
     filesystem, inner = open_filesystem(path)
     with filesystem.open(inner, "rb") as raw:
         file = _Watched(raw)
         try:
             for batch in _parquet(file) if path.endswith(".parquet") else _arrow(file):
-                yield from _rows(batch)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            if file.trouble is not None:
-                raise file.trouble from None
-            yield Damage("damaged file", str(error), b"")
+                if isinstance(batch, Damage):
+                    yield batch
+                else:
+                    yield from _rows(batch, max_bytes)
+        except DAMAGE as error:
+            yield file.damage(error)
         except _TruncatedError:
             yield Damage("truncated file", "the Arrow stream has no end mark", b"")
 
@@ -59,6 +70,12 @@ class _Watched(io.RawIOBase):
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
         self.trouble: OSError | None = None
+
+    def damage(self, error: Exception, where: str = "") -> Damage:
+        """What an error of the library's means for the file; raises one of reading itself."""
+        if self.trouble is not None:
+            raise self.trouble from None
+        return Damage("damaged file", f"{where}{error}", b"")
 
     def read(self, size: int = -1) -> bytes:
         try:
@@ -80,12 +97,30 @@ class _Watched(io.RawIOBase):
         return True
 
 
-def _parquet(raw: _Watched) -> Iterator[pa.RecordBatch]:
+def _parquet(raw: _Watched) -> Iterator[pa.RecordBatch | Damage]:
     # Of files whose writer gave their pages checksums, as those of Java do.
     with pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        # Each by itself: a batch across two of them is lost as a whole where the second is damaged.
+        names = [name for name in file.schema_arrow.names if _is_text(file, name)]
+    raw.seek(0)
+    # As a dictionary, so that a string that many rows share is there once.
+    with pq.ParquetFile(raw, page_checksum_verification=True, read_dictionary=names) as file:
+        # Each by itself: what is damaged in one takes nothing from the others.
         for group in range(file.num_row_groups):
-            yield from file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
+            n_rows, found = file.metadata.row_group(group).num_rows, 0
+            row_bytes = file.metadata.row_group(group).total_byte_size // max(1, n_rows)
+            size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+            try:
+                for batch in file.iter_batches(batch_size=size, row_groups=[group]):
+                    found += len(batch)
+                    yield batch
+            except DAMAGE as error:
+                where = f"row group {group}, {n_rows - found} of {n_rows} rows: "
+                yield raw.damage(error, where)
+
+
+def _is_text(file: pq.ParquetFile, name: str) -> bool:
+    kind = file.schema_arrow.field(name).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _arrow(raw: _Watched) -> Iterator[pa.RecordBatch]:
@@ -110,31 +145,75 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, BATCH_ROWS)
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
+def _rows(batch: pa.RecordBatch, max_bytes: int) -> Iterator[dict[str, Any] | BadRow | LongRecord]:
     """The rows of a batch; nobody else checks that its bytes are what the format says.
 
     Unchecked, a damaged Arrow file makes the library read memory that is not the file's.
     """
-    try:
-        rows = _checked(batch)
-    except BAD_VALUES:
-        for number in range(len(batch)):
-            one = batch.slice(number, 1)
-            try:
-                yield from _checked(one)
-            except UnicodeDecodeError as error:
-                yield BadRow("invalid UTF-8", f"at byte {error.start} of a string", _raw_row(one))
-            except BAD_VALUES as error:
-                reason = "invalid UTF-8" if "UTF8" in str(error) else "damaged row"
-                yield BadRow(reason, str(error), _raw_row(one))
-    else:
+    rows = None
+    with contextlib.suppress(*BAD_VALUES):
+        batch.validate(full=True)
+        if _spelled_bytes(batch) <= min(BATCH_BYTES, max_bytes):
+            rows = _decoded(batch).to_pylist()
+    if rows is not None:
         yield from rows
+        return
+    for number in range(len(batch)):
+        one = batch.slice(number, 1)
+        try:
+            one = _decoded(one)
+            one.validate(full=True)
+            n_bytes = _spelled_bytes(one)
+            yield _long_row(one, n_bytes) if n_bytes > max_bytes else one.to_pylist()[0]
+        except UnicodeDecodeError as error:
+            yield BadRow("invalid UTF-8", f"at byte {error.start} of a string", _raw_row(one))
+        except BAD_VALUES as error:
+            reason = "invalid UTF-8" if "UTF8" in str(error) else "damaged row"
+            yield BadRow(reason, str(error), _raw_row(one))
 
 
-def _checked(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    batch.validate(full=True)
-    rows: list[dict[str, Any]] = batch.to_pylist()
-    return rows
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch without dictionaries, whose other values are no matter of these rows."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _spelled_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes of a checked batch's strings, those of dictionaries once for each row."""
+    total = 0
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and _has_length(column.type.value_type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+        elif _has_length(column.type):
+            lengths = pc.binary_length(column)
+        else:
+            continue
+        total += pc.sum(lengths).as_py() or 0
+    return total
+
+
+def _has_length(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string, pa.types.is_large_string, pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
+    )  # fmt: skip
+
+
+def _long_row(row: pa.RecordBatch, n_bytes: int) -> LongRecord:
+    """A batch of one row: its strings by name, of which the beginning is kept."""
+    digest, head = hashlib.sha256(), b""
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        value = column[0].as_buffer() if _has_length(column.type) and column[0].is_valid else b"-"
+        for piece in (f"{name}: ".encode(), value, b"\n"):
+            digest.update(piece)
+            head += bytes(memoryview(piece)[: KEPT_BYTES - len(head)])
+    return LongRecord(head, n_bytes, digest.hexdigest())
 
 
 def _raw_row(row: pa.RecordBatch) -> bytes:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from mining.common.errors import InputError
 from mining.documents import FileReader, Record, Rejected, list_documents, parse_record
+from mining.lines import LongRecord
+from mining.row_files import read_rows
 from mining.settings import CorpusSettings
 from tests.conftest import REPOSITORY
 
@@ -201,9 +203,9 @@ def test_parquet_of_another_schema_loses_no_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_parquet_with_a_corrupted_page(tmp_path: Path, kept: bool) -> None:
-    """In the second row group: compressed, or with a checksum; the first one is read."""
+    """In the second row group: compressed, or with a checksum; the first and third are read."""
     path = tmp_path / "a.parquet"
-    table = pa.table({"id": [f"d{i}" for i in range(40)], "text": [f"text {i}" for i in range(40)]})
+    table = pa.table({"id": [f"d{i}" for i in range(60)], "text": [f"text {i}" for i in range(60)]})
     pq.write_table(
         table, path, row_group_size=20, use_dictionary=False, write_page_checksum=kept,
         compression="none" if kept else "zstd",
@@ -215,8 +217,75 @@ def test_parquet_with_a_corrupted_page(tmp_path: Path, kept: bool) -> None:
     data[end - 1 if kept else end - 20 : end] = b"x" * (1 if kept else 20)
     path.write_bytes(bytes(data))
     good, bad, _ = read(path)
-    assert [r.id for r in good] == [f"d{i}" for i in range(20)]
+    assert [r.id for r in good] == [f"d{i}" for i in (*range(20), *range(40, 60))]
     assert [(r.reason, r.line) for r in bad] == [("damaged file", 21)]
+    assert bad[0].detail.startswith("row group 1, 20 of 20 rows: ")
+
+
+MEASURED = """
+import resource, sys
+from mining.documents import read_records
+from mining.settings import CorpusSettings
+path = sys.argv[1]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = [getattr(r, "reason", "good") for r in read_records(path, path, CorpusSettings(path=path))]
+print(sorted(set(found)), len(found))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize(("mebibytes", "rows"), [(20, 64), (80, 1)])
+def test_a_few_bytes_that_spell_gigabytes_in_rows(
+    tmp_path: Path, suffix: str, mebibytes: int, rows: int
+) -> None:
+    """One long string that all rows share, and one that is over the limit of a record."""
+    text = pa.array(["a " * (mebibytes << 19)])
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), text)
+    table = pa.table({"id": [f"d{i}" for i in range(rows)], "text": column})
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path, compression="zstd", store_schema=False)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(path, table.schema, options=options) as writer:
+            writer.write_table(table)
+    assert path.stat().st_size < 100_000
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    kinds, peak = done.stdout.splitlines()
+    assert kinds == f"['{'good' if rows > 1 else 'record is too long'}'] {rows}"
+    assert int(peak) < 15 * mebibytes
+
+
+@given(
+    texts=st.lists(st.one_of(st.none(), st.text(max_size=12)), min_size=1, max_size=20),
+    limit=st.integers(20, 60),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_are_the_same_whatever_is_shared(
+    tmp_path: Path, texts: list[str | None], limit: int
+) -> None:
+    """As a dictionary or not, taken at once or one by one; those over the limit are long."""
+    table = pa.table({"text": pa.array(texts, pa.string()), "n": list(range(len(texts)))})
+    plain, shared = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pq.write_table(table, plain, use_dictionary=False)
+    pq.write_table(table, shared, row_group_size=3)
+    expected = table.to_pylist()
+    for path in (plain, shared):
+        assert list(read_rows(str(path), 1 << 20)) == expected
+        for row, found in zip(expected, read_rows(str(path), limit), strict=True):
+            size = len((row["text"] or "").encode())
+            if size > limit:
+                assert isinstance(found, LongRecord)
+                assert found.n_bytes == size
+                spelled = f"text: {row['text']}\nn: -\n".encode()
+                assert found.head == spelled
+                assert found.sha256 == hashlib.sha256(spelled).hexdigest()
+            else:
+                assert found == row
 
 
 def test_listing_takes_files_folders_globs_and_urls(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_network_that_fails_is_no_damage_of_the_file(tmp_path: Path, suffix: s
             writer.write_table(table, max_chunksize=1000)
     fsspec.register_implementation("breaking", _Breaking, clobber=True)
     with pytest.raises(FSTimeoutError):
-        list(read_rows(f"breaking://{path}"))
+        list(read_rows(f"breaking://{path}", 1 << 20))
 
 
 @pytest.mark.parametrize(
