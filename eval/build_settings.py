@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import check_setting
+from mining.common.secret_words import refuse_secret_urls
 from mining.common.stage import path_setting
 
 # Columns of a table of concepts, next to those of the languages.
@@ -66,6 +67,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         s = self
+        refuse_secret_urls(s.url, "url", type(s))
         url_ok = s.url is None or s.url.startswith(("http://", "https://"))
         check_setting(s, "url", url_ok, "http://... or https://..., or null")
         check_setting(s, "model", s.url is None or bool(s.model), "a name where url is set")

@@ -5,16 +5,14 @@ Path settings are recorded in manifests by the content they lead to, all others 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.byte_sizes import parse_bytes
-from mining.common.errors import SettingsError, check_setting
+from mining.common.errors import check_setting
+from mining.common.secret_words import refuse_secret_urls
 from mining.common.stage import engine_setting, path_setting
 from mining.token_settings import TokenFilesSettings
-
-URL_PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,7 @@ class CorpusSettings:
     token_files: TokenFilesSettings = field(default_factory=TokenFilesSettings)
 
     def __post_init__(self) -> None:
-        if self.path is not None and (found := URL_PASSWORD.match(self.path)):
-            raise SettingsError(  # without the value
-                f"path: found a password in the URL {found[1]}..., expected none, as settings are "
-                "written down; give it in fsspec's configuration (~/.config/fsspec/*.json)",
-                type(self),
-                "path",
-            )
+        refuse_secret_urls(self.path, "path", type(self))
         check_setting(self, "max_record_bytes", self.max_record_bytes >= 1 << 10, "at least 1024")
         check_setting(self, "min_chars", self.min_chars >= 1, "at least 1")
         for lang in self.languages:
