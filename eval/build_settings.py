@@ -48,7 +48,7 @@ class JudgeSettings:
         max_failed_share: a concept is dropped where the model misses the right word in more than
             this share of the directions.
         max_tokens: tokens of an answer, at most.
-        timeout_seconds: for one request.
+        timeout_seconds: for one request and its whole reply.
         retries: further attempts after a failed one, with doubling pauses.
         retry_seconds: the first pause.
         workers: requests under way at the same time.
