@@ -21,8 +21,9 @@ class CorpusSettings:
 
     Attributes:
         path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
-            means the generated world. No password stands in it, as settings are written down: keys
-            come from where the file system looks for them, or from fsspec's own configuration.
+            means the generated world. No password or signature stands in it, as settings are written
+            down: keys come from where the file system looks for them, or from fsspec's own
+            configuration.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
             *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk).
         languages: the languages to keep, by code; documents in others are dropped (and counted).
