@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.common.errors import check_setting
+from mining.common.secret_words import refuse_secret_urls
 from mining.common.stage import path_setting
 
 # Columns of a table of concepts, next to those of the languages.
@@ -47,7 +48,7 @@ class JudgeSettings:
         max_failed_share: a concept is dropped where the model misses the right word in more than
             this share of the directions.
         max_tokens: tokens of an answer, at most.
-        timeout_seconds: for one request.
+        timeout_seconds: for one request and its whole reply.
         retries: further attempts after a failed one, with doubling pauses.
         retry_seconds: the first pause.
         workers: requests under way at the same time.
@@ -66,6 +67,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         s = self
+        refuse_secret_urls(s.url, "url", type(s))
         url_ok = s.url is None or s.url.startswith(("http://", "https://"))
         check_setting(s, "url", url_ok, "http://... or https://..., or null")
         check_setting(s, "model", s.url is None or bool(s.model), "a name where url is set")

@@ -8,12 +8,9 @@ Every answer is kept in a folder, one file for each request, under a hash of the
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.build_settings import JudgeSettings
+from eval.http_replies import MAX_REPLY_BYTES, NoReplyError, Reply, post
 from mining.common.errors import InputError
 from mining.common.files import dump_json, read_json, write_json
 from mining.common.logs import log, progress
@@ -28,21 +26,9 @@ from mining.common.seeds import hash64
 from mining.common.task import Concept, Task
 
 MAX_PAUSE_SECONDS = 60.0
-MAX_ERROR_BYTES = 1 << 16
 MAX_SHOWN_CHARS = 300
-MAX_REPLY_BYTES = 16 << 20
 # Statuses after which another attempt may succeed.
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirection is an error: urllib would send the key on to wherever it leads."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 @dataclass(frozen=True)
@@ -181,35 +167,22 @@ class _Endpoint:
         return answer
 
     def _post(self, request: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
         body = json.dumps(request).encode()
         pause = self.settings.retry_seconds
         for attempt in range(self.settings.retries + 1):
-            message = urllib.request.Request(self.url, body, headers, method="POST")
             asked = None
             try:
-                with _OPENER.open(message, timeout=self.settings.timeout_seconds) as reply:
-                    data = reply.read(MAX_REPLY_BYTES + 1)
-                    if len(data) > MAX_REPLY_BYTES:
-                        raise InputError(f"{self.url}: the reply is over {MAX_REPLY_BYTES} bytes")
-                    if reply.length:  # a part of the reply is no reply
-                        raise http.client.IncompleteRead(data, reply.length)
-                    return json.loads(data)
-            except urllib.error.HTTPError as error:
-                said = _body(error).decode("utf-8", "replace")
-                if self.key:  # some servers repeat what they were sent
-                    said = said.replace(self.key, "...")
-                said = error.headers.get("Location") or said[:MAX_SHOWN_CHARS]
-                trouble = f"status {error.code}: {said}"
-                if error.code not in PASSING:
-                    raise InputError(f"{self.url}: {trouble}{self._hint(error.code)}") from None
-                asked = error.headers.get("Retry-After")
-            except (ValueError, RecursionError) as error:  # no JSON, or not even UTF-8
-                raise InputError(f"{self.url}: the reply is no JSON ({error})") from None
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                trouble = str(getattr(error, "reason", None) or error or type(error).__name__)
+                reply = post(self.url, body, self.key, self.settings.timeout_seconds)
+            except NoReplyError as error:
+                trouble = str(error)
+            else:
+                if reply.status < 300:
+                    return self._parsed(reply)
+                said = reply.location or reply.text.decode("utf-8", "replace")[:MAX_SHOWN_CHARS]
+                trouble = f"status {reply.status}: {said}"
+                if reply.status not in PASSING:
+                    raise InputError(f"{self.url}: {trouble}{self._hint(reply.status)}")
+                asked = reply.retry_after
             if attempt < self.settings.retries:
                 wait = float(asked) if asked and asked.isdecimal() else pause
                 log.info("judge: %s; again in %.1f s", trouble, min(wait, MAX_PAUSE_SECONDS))
@@ -220,6 +193,14 @@ class _Endpoint:
             f"{self.url}: no answer after {attempts} attempts ({trouble}); check "
             "build_task.judge.url, then run again: the answers so far are kept"
         )
+
+    def _parsed(self, reply: Reply) -> Any:
+        if len(reply.text) > MAX_REPLY_BYTES:
+            raise InputError(f"{self.url}: the reply is over {MAX_REPLY_BYTES} bytes")
+        try:
+            return json.loads(reply.text)
+        except (ValueError, RecursionError) as error:  # no JSON, or not even UTF-8
+            raise InputError(f"{self.url}: the reply is no JSON ({error})") from None
 
     def _hint(self, status: int) -> str:
         if 300 <= status < 400:
@@ -237,11 +218,3 @@ class _Endpoint:
             raise InputError(f"{self.url}: not a chat completion: {shown}") from None
         # JSON can spell halves of characters, which no file takes.
         return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
-
-
-def _body(error: urllib.error.HTTPError) -> bytes:
-    """The beginning of what came with an error; nothing where the connection breaks off."""
-    try:
-        return error.read(MAX_ERROR_BYTES)
-    except (http.client.HTTPException, OSError):
-        return b""

@@ -22,10 +22,11 @@ from launch.config import (
     save_config,
     shipped,
 )
-from mining.common.errors import PivotsError, SettingsError
+from mining.common.errors import PivotsError, SettingsError, shorten
 from mining.common.lineage import lineage, verify_outputs
 from mining.common.logs import FILE_ONLY, log, log_to_file, setup_logging
 from mining.common.manifest import code_version
+from mining.common.secret_words import mask_urls
 
 # What a machine does, and no bug of ours: disks that are full, read-only or gone, missing rights,
 # a network that fails.
@@ -94,7 +95,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         return _dispatch(arguments[0] if arguments else "help", arguments[1:])
     except PivotsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shorten(mask_urls(str(error)))}", file=sys.stderr)
         log.error("%s", error, extra=FILE_ONLY)
         return error.exit_code
     except Exception as error:
@@ -104,8 +105,9 @@ def _main(argv: Sequence[str] | None) -> int:
         if not network and _machine_errno(error) not in MACHINE_TROUBLE:
             raise
         log.debug("the place of it", exc_info=True)
+        text = shorten(mask_urls(str(error))) or type(error).__name__
         print(
-            f"error: {error or type(error).__name__}. Nothing half-written counts; once that is "
+            f"error: {text}. Nothing half-written counts; once that is "
             "put right, the same command goes on from here (--verbose shows where it happened)",
             file=sys.stderr,
         )

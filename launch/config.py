@@ -26,11 +26,12 @@ from eval.report_settings import ReportSettings
 from eval.sample_settings import SampleSettings
 from eval.sentence_settings import SentencesSettings
 from eval.settings import AttributeSettings, CompareSettings, EvaluateSettings, TraceSettings
+from launch.config_checks import check_mappings, check_nulls, one_line
 from mining.common.errors import InputError, SettingsError, check_setting
 from mining.common.files import write_text
 from mining.common.names import is_file_name
-from mining.common.secret_words import refuse_secrets
-from mining.common.yaml_files import read_yaml
+from mining.common.secret_words import refuse_secret_urls, refuse_secrets
+from mining.common.yaml_files import parse_yaml, read_yaml
 from mining.engine_settings import EngineSettings
 from mining.mix_settings import MixSettings
 from mining.settings import (
@@ -119,6 +120,7 @@ class RunConfig:
     sample: SampleSettings = field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
+        refuse_secret_urls(self)
         check_setting(self, "out", bool(self.out), "a folder")
         check_setting(self, "seeds", len(self.seeds) >= 1, "at least one seed")
         check_setting(self, "seeds", len(set(self.seeds)) == len(self.seeds), "no seed twice")
@@ -205,14 +207,17 @@ def parse_config(argv: Sequence[str], command: str) -> RunConfig:
     arguments = list(argv)
     for file in _config_files(arguments):
         _check_sections(Path(file))
+    _check_arguments(arguments)
     try:
         values = parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:
-        raise SettingsError(f"{_named_files(arguments)}{_one_line(error)}") from None
+        raise SettingsError(f"{_named_files(arguments)}{one_line(error)}") from None
+    except RecursionError:
+        raise SettingsError(f"{_named_files(arguments)}found a value nested too deep") from None
     del values["config"]
     values.pop("dry_run", None)  # not a setting: the command line asks for it itself
     try:
-        _check_nulls(values, RunConfig)
+        check_nulls(values, RunConfig)
         return RunConfig(**vars(parser.instantiate(values)))
     except SettingsError as error:
         where = _paths_by_type().get(error.settings_type or RunConfig, "")
@@ -333,30 +338,32 @@ def _check_sections(path: Path) -> None:
                 f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(_sections())}"
             )
             raise SettingsError(f"{path}: unknown key '{key}'{hint}")
-    _check_mappings(path, RunConfig, value or {}, "")
+    try:
+        refuse_secret_urls(value)
+        check_mappings(RunConfig, value or {}, "")
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
-def _check_mappings(path: Path, cls: type, values: dict[str, Any], place: str) -> None:
-    """Name a section that is no mapping, on which the parser may fail in its own words."""
-    for name, hint in typing.get_type_hints(cls).items():
-        value = values.get(name)
-        if value is None or not (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
-            continue
-        if not isinstance(value, dict):
-            found = type(value).__name__
-            raise SettingsError(f"{path}: {place}{name}: found a {found}, expected keys and values")
-        _check_mappings(path, hint, value, f"{place}{name}.")
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse URLs with secrets, which --print_config would show, and sections out of a file.
 
-
-def _check_nulls(values: Any, cls: type) -> None:
-    """Name a null where none may stand: the parser takes it for a value of every type."""
-    for name, hint in typing.get_type_hints(cls).items():
-        value = values[name]
-        if value is None and type(None) not in typing.get_args(hint):
-            raise SettingsError(f"{name}: found null, expected a value", cls, name)
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            _check_nulls(value, hint)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    The parser reads such a file itself, without the limits of `read_yaml`.
+    """
+    sections = set(_paths_by_type().values())
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if not (option.startswith("--") and equals):
+            option, value = before, argument
+        key = option.removeprefix("--")
+        try:
+            refuse_secret_urls(value, key)
+            if option.startswith("--") and key in sections:
+                found = parse_yaml(value, key)
+                if not isinstance(found, dict):
+                    raise SettingsError(
+                        f"{key}: found a {type(found).__name__}, expected keys and values, such as "
+                        "{key: value}; files of settings are named by --config"
+                    )
+        except (SettingsError, InputError) as error:
+            raise SettingsError(f"command line: {error}") from None

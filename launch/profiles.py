@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.config import CONFIGS, STAGES, shipped
+from launch.config_checks import check_mappings, check_nulls, one_line
 from mining.common.errors import InputError, SettingsError, check_setting
-from mining.common.secret_words import SECRET
+from mining.common.secret_words import SECRET, refuse_secret_urls
 from mining.common.yaml_files import read_yaml
 from mining.engine_settings import EngineSettings
 
@@ -128,6 +129,7 @@ class Profile:
     spark: SubmitSettings = field(default_factory=SubmitSettings)
 
     def __post_init__(self) -> None:
+        refuse_secret_urls(self)
         known = set(self.stages) <= set(STAGES)
         check_setting(self, "stages", known, f"names of stages: {', '.join(STAGES)}")
         names = all(NAME.fullmatch(name) for name in (*self.environment, *self.inherit))
@@ -177,10 +179,15 @@ def load_profile(name: str) -> Profile:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Profile, as_group=False)
     try:
-        values = parser.parse_object({**raw, "stages": _with_defaults(raw, path)})
+        refuse_secret_urls(raw)
+        check_mappings(Profile, raw, "")
+        values = parser.parse_object({**raw, "stages": _with_defaults(raw)})
+        check_nulls(values, Profile)
         return Profile(**vars(parser.instantiate(values)))
     except jsonargparse.ArgumentError as error:
-        raise SettingsError(f"{path}: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path}: {one_line(error)}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: found a value nested too deep") from None
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 
@@ -199,13 +206,24 @@ def _find(name: str) -> Path:
     return found
 
 
-def _with_defaults(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Each stage's job: what the profile says of every job, and over it what of this stage."""
     common, stages = raw.get("job") or {}, raw.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise SettingsError(f"stages: found a {type(stages).__name__}, expected names of stages")
     found = {}
-    for stage, own in stages.items() if isinstance(stages, dict) else ():
-        if not isinstance(own, dict) or not isinstance(common, dict):
-            raise SettingsError(f"{path}: stages.{stage}: expected keys such as cpus: 4")
-        options = {**(common.get("options") or {}), **(own.get("options") or {})}
+    for stage, own in stages.items():
+        place = f"stages.{stage}"
+        if not isinstance(own, dict):
+            raise SettingsError(f"{place}: expected keys such as cpus: 4")
+        options = {**_options(common, "job"), **_options(own, place)}
         found[stage] = {**common, **own, "options": options}
     return found
+
+
+def _options(job: Mapping[str, Any], place: str) -> dict[str, Any]:
+    options = job.get("options", {})
+    if not isinstance(options, dict):
+        found = "null" if options is None else f"a {type(options).__name__}"
+        raise SettingsError(f"{place}.options: found {found}, expected names and values")
+    return options

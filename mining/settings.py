@@ -5,16 +5,14 @@ Path settings are recorded in manifests by the content they lead to, all others 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mining.byte_sizes import parse_bytes
-from mining.common.errors import SettingsError, check_setting
+from mining.common.errors import check_setting
+from mining.common.secret_words import refuse_secret_urls
 from mining.common.stage import engine_setting, path_setting
 from mining.token_settings import TokenFilesSettings
-
-URL_PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class CorpusSettings:
 
     Attributes:
         path: folder or file, local or any fsspec URL (s3://, gs://, hf://datasets/NAME ...); null
-            means the generated world. Links are followed, each folder once. No password stands in
-            it, as settings are written down: keys come from where the file system looks for them,
-            or from fsspec's own configuration.
+            means the generated world. Links are followed, each folder once. No password or
+            signature stands in it, as settings are written down: keys come from where the file
+            system looks for them, or from fsspec's own configuration.
         glob: pattern of the files in the folder; null takes every *.jsonl, *.jsonl.gz, *.jsonl.zst,
             *.json.gz, *.json.zst, *.ndjson, *.parquet and *.arrow (datasets' save_to_disk), and
             warns of others that look like data.
@@ -58,13 +56,7 @@ class CorpusSettings:
     token_files: TokenFilesSettings = field(default_factory=TokenFilesSettings)
 
     def __post_init__(self) -> None:
-        if self.path is not None and (found := URL_PASSWORD.match(self.path)):
-            raise SettingsError(  # without the value
-                f"path: found a password in the URL {found[1]}..., expected none, as settings are "
-                "written down; give it in fsspec's configuration (~/.config/fsspec/*.json)",
-                type(self),
-                "path",
-            )
+        refuse_secret_urls(self.path, "path", type(self))
         inside = self.glob is None or (
             self.glob[:1] not in ("", "/") and ".." not in self.glob.split("/")
         )

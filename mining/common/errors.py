@@ -4,6 +4,18 @@ A message says what is wrong, where (file, line or key), what was found, what wa
 to do about it.
 """
 
+MAX_LINE_CHARS = 4000
+
+
+def shorten(message: str) -> str:
+    """A message whose lines lack the middle of values that are too long to be read."""
+    half = MAX_LINE_CHARS // 2
+    lines = message.split("\n")
+    return "\n".join(
+        line if len(line) <= MAX_LINE_CHARS else f"{line[:half]} ... {line[-half:]}"
+        for line in lines
+    )
+
 
 class PivotsError(Exception):
     """Base of every error a user can act on; `exit_code` is what the command returns."""
@@ -22,7 +34,7 @@ class SettingsError(PivotsError):
     def __init__(
         self, message: str, settings_type: type | None = None, key: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(shorten(message))
         self.settings_type, self.key = settings_type, key
 
 

@@ -25,27 +25,35 @@ def verify_outputs(folder: Path) -> None:
 
 def lineage(folder: Path) -> list[str]:
     """The chain that led to a stage's folder, one line a step, inputs indented below."""
-    return _lineage(folder, "", None)
+    return _lineage(folder, (), None)
 
 
-def _lineage(folder: Path, indent: str, expected: str | None) -> list[str]:
+def _lineage(folder: Path, led_to: tuple[Path, ...], expected: str | None) -> list[str]:
+    """The lines of a folder; `led_to` are the folders from the first one to it."""
+    indent = "  " * len(led_to)
     manifest = read_manifest(folder)
     digest = sha256_file(folder / MANIFEST)
     changed = "" if expected in (None, digest) else "  (CHANGED since it was read)"
-    lines = [f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"]
+    line = f"{indent}{manifest.stage} {digest[:12]} {folder}{changed}"
+    if folder.resolve() in led_to:
+        before = led_to[-1] / RUN
+        return [f"{line}  (LOOP: {before} has a wrong path for this input)"]
+    lines = [line]
+    led_to = (*led_to, folder.resolve())
+    indent += "  "
     places = mapping(read_note(folder / RUN).get("inputs"))
     for name, entry in sorted(manifest.inputs.items()):
         if "manifest_sha256" in entry:
             path = Path(str(mapping(places.get(name)).get("path", "")))
             if (path / MANIFEST).is_file():
-                lines += _lineage(path, indent + "  ", entry["manifest_sha256"])
+                lines += _lineage(path, led_to, entry["manifest_sha256"])
             else:
-                lines.append(f"{indent}  {entry['stage']} {entry['manifest_sha256'][:12]} (gone)")
+                lines.append(f"{indent}{entry['stage']} {entry['manifest_sha256'][:12]} (gone)")
         elif "files" in entry:
             total = sum(item["bytes"] for item in entry["files"].values())
             combined = hashlib.sha256(dump_json(entry).encode()).hexdigest()[:12]
             count = len(entry["files"])
-            lines.append(f"{indent}  {name} {combined} {count} file(s), {total} bytes")
+            lines.append(f"{indent}{name} {combined} {count} file(s), {total} bytes")
         else:
-            lines.append(f"{indent}  {name} {entry['name']}")
+            lines.append(f"{indent}{name} {entry['name']}")
     return lines

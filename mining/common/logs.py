@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from mining.common.memory import resident_bytes
+from mining.common.secret_words import mask_urls
 
 log = logging.getLogger("pivots")
 
@@ -36,13 +37,21 @@ MIB = 1 << 20
 FILE_ONLY = {"file_only": True}
 
 
+class MaskingFormatter(logging.Formatter):
+    """Writes lines without the secrets of URLs, such as a store's signed links in its errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return mask_urls(super().format(record))
+
+
 class TerminalHandler(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at the time: a running bar puts itself in its place."""
 
     def __init__(self, level: int) -> None:
         logging.Handler.__init__(self, level)
         self.addFilter(lambda record: not getattr(record, "file_only", False))
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        self.setFormatter(MaskingFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
@@ -78,7 +87,7 @@ def log_to_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RunLogHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname).1s %(message)s"))
     log.addHandler(handler)
 
 

@@ -187,6 +187,120 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
         assert key not in str(error.value)
 
 
+KEY = "sk/pl4nted+Key=="
+SPELLED = (
+    "Bearer sk/pl4nted+Key==",
+    "sk%2Fpl4nted%2bKey%3D%3d",
+    "sk\\/pl4nted\\u002bKey\\u003D=",
+)
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+@pytest.mark.parametrize("status", [302, 400, 503, 200])
+def test_an_echoed_key_is_shown_and_written_nowhere(
+    endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, status: int, spelled: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MY_KEY", KEY)
+    caplog.set_level("INFO")
+    said = f'{{"error": {{"message": "no such key: {spelled}"}}}}'
+    if status == 302:
+        said = f"https://login.example/?from={spelled}"
+    endpoint.script = [(status, said.encode())] * 99
+    settings = judge_settings(
+        endpoint.server_port, key_variable="MY_KEY", workers=1, retries=int(status == 503)
+    )
+    with pytest.raises(InputError, match=r"\.\.\.") as error:
+        ask(task, settings, tmp_path)
+    assert "pl4nted" not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_key_in_an_answer_is_kept_nowhere(
+    endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, spelled: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MY_KEY", KEY)
+    said = f'{{"choices": [{{"message": {{"content": "you sent {spelled}"}}}}]}}'
+    endpoint.script = [(200, said.encode())] * 99
+    settings = judge_settings(endpoint.server_port, key_variable="MY_KEY", workers=1)
+    verdicts = ask(task, settings, tmp_path / "cache")
+    assert {verdict.answer.removesuffix("...")[:8] for verdict in verdicts} == {"you sent"}
+    kept = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
+    assert kept
+    assert "pl4nted" not in "".join(kept) + caplog.text + repr(verdicts)
+
+
+def test_a_line_that_is_no_status_shows_no_key(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with raw_server(lambda connection: connection.sendall(f"Bearer {KEY}\r\n".encode())) as port:
+        settings = judge_settings(port, key_variable="MY_KEY", workers=1, retries=0)
+        with pytest.raises(InputError, match=r"\(Bearer \.\.\.") as error:
+            ask(task, settings, tmp_path)
+    assert "pl4nted" not in str(error.value)
+
+
+def test_a_short_key_for_servers_that_want_any_changes_no_answer(
+    endpoint: _Server, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "1")
+    settings = judge_settings(endpoint.server_port, key_variable="MY_KEY")
+    assert {verdict.answer for verdict in ask(task, settings, tmp_path)} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf4240\r\n",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 1000000\r\n\r\n",
+    ],
+    ids=["status", "headers", "body", "chunk", "error"],
+)
+def test_a_reply_that_drips_ends_in_time(task: Task, tmp_path: Path, beginning: bytes) -> None:
+    """Each byte begins the socket's own time limit anew."""
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(beginning)
+        while True:
+            connection.sendall(b"1")
+            time.sleep(0.1)
+
+    with raw_server(drip) as port:
+        settings = judge_settings(port, timeout_seconds=0.5, workers=1, retries=1)
+        start = time.monotonic()
+        with pytest.raises(
+            InputError, match=r"no answer after 2 attempts \((timed out|status 503)"
+        ):
+            ask(task, settings, tmp_path)
+        assert time.monotonic() - start < 10
+
+
+@contextlib.contextmanager
+def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that says what it likes; yields its port."""
+
+    def one(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            answer(connection)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_redirections_are_not_followed(
     endpoint: _Server, task: Task, tmp_path: Path, status: int

@@ -6,6 +6,7 @@ how many (`make faults-long`: more), FAULTS_SEED another beginning.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from eval.lexicons import FORMATS, BadLine, Entry, detect_format, read_entries
 from eval.models import load_model
 from launch.config import RunConfig, parse_config
+from launch.profiles import JobSettings, Profile, load_profile
 from mining.common.errors import InputError, PivotsError, SettingsError
 from mining.common.files import read_json, sha256_file, write_json
 from mining.common.lineage import lineage, verify_outputs
@@ -321,6 +323,33 @@ def test_configs_of_other_values(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(value))
         try:
             assert isinstance(parse_config(["--config", str(path)], "run"), RunConfig)
+        except SettingsError as error:
+            named(error, path, number)
+
+
+PROFILES = sorted((Path(__file__).parents[2] / "configs" / "launch").glob("*.yaml"))
+
+
+def test_profiles(tmp_path: Path) -> None:
+    """Of launches: damaged, and with any other value of any key."""
+    path = tmp_path / "p.yaml"
+    keys = [field.name for field in dataclasses.fields(Profile)]
+    job_keys = [field.name for field in dataclasses.fields(JobSettings)]
+    for number, draw in rounds("profile", 2.0):
+        data = draw.choice(PROFILES).read_bytes()
+        if draw.random() < 0.3:
+            path.write_bytes(bad_bytes(draw, data))
+        else:
+            raw = yaml.safe_load(data)
+            value = draw.choice(VALUES)
+            if draw.random() < 0.5:
+                raw[draw.choice(keys)] = draw.choice((value, {"x": value}, [value]))
+            else:
+                job = {draw.choice(job_keys): draw.choice((value, {"x": value}, [value]))}
+                raw |= draw.choice(({"job": job}, {"stages": {"train": job}}, {"stages": job}))
+            path.write_text(yaml.safe_dump(raw))
+        try:
+            assert isinstance(load_profile(str(path)), Profile)
         except SettingsError as error:
             named(error, path, number)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from eval.build_settings import JudgeSettings
 from eval.sentence_settings import SentencesSettings
 from launch.cli import main
 from launch.config import STAGES, RunConfig, parse_config, save_config
 from launch.pipeline import Plan, find_task, refuse_inner_output, select_jobs
 from mining.common.errors import InputError, SettingsError
+from mining.common.logs import log, log_to_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Those of launchers are read elsewhere (tests/training/test_distributed.py, test_launch.py).
@@ -256,7 +259,7 @@ def test_no_secret_is_written_into_a_configuration(
 ) -> None:
     secret = "planted-" + "3c" * 16
     monkeypatch.setenv("STORE_PASSWORD", secret)
-    out = ["--out", str(tmp_path / "run"), "--corpus.path", f"s3://{secret}@store/x"]
+    out = ["--out", str(tmp_path / "run"), "--corpus.path", f"s3://store/{secret}"]
     assert main(["run", *out]) == 2
     error = capsys.readouterr().err
     assert "config.yaml: would hold the value of $STORE_PASSWORD" in error
@@ -270,6 +273,87 @@ def test_no_password_stands_in_a_url() -> None:
     assert "the-value" not in str(error.value)
     for path in ("abfs://container@me.dfs.core.windows.net/x", "hdfs://me@host:9000/x@y", "a:b@c"):
         assert parse_config(["--corpus.path", path], "count").corpus.path == path
+
+
+SECRET_URLS = (
+    ("corpus.path", "simplecache::http://me:pl4nted@h/x"),
+    ("build_task.judge.url", "http://me:pl4nted@h/v1"),
+    ("tokenizer.path", "https://pl4nted@h/"),
+    ("corpus.token_files.order", "https://h/x?X-Amz-Signature=pl4nted"),
+    ("models", {"a": "https://h/x?token=pl4nted"}),
+    ("build_task.sources", [{"path": "s3://AK:se/pl4nted@b"}]),
+)
+
+
+@pytest.mark.parametrize(("key", "url"), SECRET_URLS)
+@pytest.mark.parametrize("by_file", [True, False])
+def test_no_setting_holds_the_secret_of_a_url(
+    tmp_path: Path, key: str, url: Any, by_file: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if by_file:
+        value = url
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        arguments = ["--config", write(tmp_path, value)]
+    else:
+        arguments = [f"--{key}", url if isinstance(url, str) else json.dumps(url)]
+    assert main(["tokenize", *arguments, "--out", str(tmp_path / "o"), "--print_config"]) == 2
+    shown = "".join(capsys.readouterr())
+    assert re.search(rf"{re.escape(key)}\S*: found a .*give it where", shown)
+    assert "pl4nted" not in shown
+    assert not (tmp_path / "o").exists()
+
+
+def test_settings_made_in_code_hold_no_secret_of_a_url() -> None:
+    with pytest.raises(SettingsError, match="url: found a password"):
+        JudgeSettings(url="http://me:pl4nted@h/v1", model="m")
+    with pytest.raises(SettingsError, match=r"models\.a: found a password"):
+        RunConfig(models={"a": "http://me:pl4nted@h/v1"})
+
+
+def test_errors_and_logs_show_no_secret_of_a_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        log_to_file(tmp_path / "run.log")
+        log.warning("again: https://h/x?X-Amz-Signature=pl4nted")
+        raise InputError("https://me:pl4nted@h/x: status 403")
+
+    monkeypatch.setattr("launch.cli._dispatch", fail)
+    assert main(["count"]) == 3
+    log.handlers.pop().close()
+    shown = "".join(capsys.readouterr()) + (tmp_path / "run.log").read_text()
+    assert "https://...@h/x: status 403" in shown
+    assert "pl4nted" not in shown
+
+
+def test_sections_come_from_no_file_and_nothing_nests_without_end(tmp_path: Path) -> None:
+    """The parser would read such a file itself, whatever is in it."""
+    path = tmp_path / "corpus.yaml"
+    for content in (b"path: x", b"path: \xff", b"[" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"command line: corpus: found a str.*--config"):
+            parse_config(["--corpus", str(path)], "count")
+        with pytest.raises(SettingsError, match=r"corpus\.token_files: found a str"):
+            parse_config([f"--corpus.token_files={path}"], "count")
+    given = parse_config(["--corpus", "{path: x}"], "count")
+    assert given.corpus.path == "x"
+    nested = "[" * 5000 + "]" * 5000
+    for key in ("corpus", "corpus.languages", "models"):
+        with pytest.raises(SettingsError) as error:
+            parse_config([f"--{key}", nested], "count")
+        assert len(str(error.value)) < 2000
+
+
+def test_long_values_are_not_shown_whole(tmp_path: Path) -> None:
+    long = "x" * (1 << 20)
+    for value in (
+        {"count": {"top_items": long}}, {"task": long, "train": {"duration": long}},
+        {"models": {"m": long, "../x": long}}, {long: 1}, {"count": {long: 1}}, {"only": [long]},
+    ):  # fmt: skip
+        with pytest.raises(SettingsError) as error:
+            parse_config(["--config", write(tmp_path, value)], "run")
+        assert len(str(error.value)) < 5000
 
 
 @pytest.mark.parametrize(

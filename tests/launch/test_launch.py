@@ -137,6 +137,25 @@ def test_steps_reach_through_stages_that_are_given() -> None:
         ({"kind": "spark", "engine": {"kind": "spark"}}, "spark.master"),
         ({"kind": "local", "environment": {"WANDB_API_KEY": "x"}}, "looks like a secret"),
         ({"kind": "local", "environment": {"a b": "x"}}, "names of variables"),
+        ({"kind": "local", "environment": {"HTTPS_PROXY": "http://a:b@h"}}, "PROXY: found a passw"),
+        ({"kind": "local", "setup": "curl https://a:b@h/"}, "setup: found a password"),
+        ({"kind": "local", "inherit": None}, "inherit: found null, expected a value"),
+        ({"kind": "local", "inherit": [None]}, "inherit"),
+        ({"kind": "local", "environment": None}, "environment: found null"),
+        ({"kind": "local", "grace_seconds": None}, "grace_seconds: found null"),
+        ({"kind": "local", "retries": None}, "retries: found null"),
+        ({"kind": "local", "engine": None}, "engine: found null"),
+        ({"kind": "local", "engine": []}, "engine: found a list, expected keys and values"),
+        ({"kind": "local", "job": "x"}, "job: found a str, expected keys and values"),
+        ({"kind": "local", "job": {"cpus": None}}, "job.cpus: found null"),
+        ({"kind": "local", "job": {"options": [1]}}, "job.options"),
+        ({"kind": "local", "job": {"options": [1]}, "stages": {"train": {}}}, "job.options: found"),
+        ({"kind": "local", "stages": ["train"]}, "stages: found a list"),
+        ({"kind": "local", "stages": {"train": None}}, "stages.train: "),
+        ({"kind": "local", "stages": {"train": {"cpus": None}}}, "stages.train.cpus: found null"),
+        ({"kind": "local", "stages": {"train": {"options": [1]}}}, "train.options: found a list"),
+        ({"kind": "local", "stages": {"train": {"options": None}}}, "train.options: found null"),
+        ({"kind": "local", "stages": {1: {"cpus": 1}}}, "stages"),
     ],
     ids=str,
 )
@@ -217,7 +236,7 @@ def test_a_secret_in_a_profile_or_config_is_refused(
     )
     for arguments, name in (
         (["--on", profile], "WANDB_API_KEY"),
-        (["--on", "local", "--corpus.path", f"s3://{foreign}@x/y"], "AWS_SECRET_ACCESS_KEY"),
+        (["--on", "local", "--corpus.path", f"s3://x/{foreign}"], "AWS_SECRET_ACCESS_KEY"),
     ):
         assert main(["launch", SMOKE, *arguments]) == 2
         message = capsys.readouterr().err

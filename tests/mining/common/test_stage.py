@@ -240,6 +240,22 @@ def test_lineage_names_the_chain_and_what_changed(tmp_path: Path) -> None:
     assert "CHANGED" in lineage(tmp_path / "b")[1]
 
 
+def test_lineage_says_where_a_path_leads_back(tmp_path: Path) -> None:
+    finish(tmp_path / "a")
+    run = begin("pivots", tmp_path / "b", {}, {"counts": StageInput(tmp_path / "a", "count")})
+    assert run is not None
+    run.finish({})
+    note = tmp_path / "b" / "run.json"
+    raw = json.loads(note.read_text())
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    for path in (tmp_path / "b", tmp_path / "link"):
+        raw["inputs"]["counts"]["path"] = str(path)
+        note.write_text(json.dumps(raw))
+        first, second = lineage(tmp_path / "b")
+        assert "LOOP" not in first
+        assert second.endswith(f"(LOOP: {note} has a wrong path for this input)")
+
+
 def test_manifest_of_another_stage_or_format_is_refused(tmp_path: Path) -> None:
     finish(tmp_path / "a")
     with pytest.raises(InputError, match="expected 'pivots'"):

@@ -14,12 +14,17 @@ from mining.common.yaml_files import parse_yaml, read_yaml
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30)
 )
+# Every value of it is a text of a megabyte.
+LONG = f"a: &a {'x' * (1 << 20)}\nmodels: [{', '.join(['*a'] * 500)}]\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (BOMB, "aliases spell more than"),
+        (LONG, "aliases spell more than 16777216 characters"),
+        ("a: {" + "x" * 100_000 + ": 1: 2}", "not valid YAML"),
+        ("!" + "x" * 100_000 + " 1", "not valid YAML"),
         ("a: &a [*a]", "inside what its own anchor holds"),
         ("[" * 5000, "not valid YAML"),
         ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
@@ -76,3 +81,8 @@ def test_plain_values_come_back_also_by_aliases(value: object) -> None:
 def test_numbers_without_end_and_halves_of_characters_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="f: not valid YAML"):
         parse_yaml(text, "f")
+
+
+def test_long_texts_and_some_aliases_of_them_are_read() -> None:
+    text = "x" * (1 << 20)
+    assert parse_yaml(f"a: &a {text}\nb: [*a, *a]", "f") == {"a": text, "b": [text, text]}
