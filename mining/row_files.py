@@ -69,6 +69,8 @@ class _Watched(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
+        self._end = raw.seek(0, 2)
+        raw.seek(0)
         self.trouble: OSError | None = None
 
     def damage(self, error: Exception, where: str = "") -> Damage:
@@ -79,7 +81,8 @@ class _Watched(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._raw.read(size)
+            # Damaged lengths ask for more than any machine has.
+            return self._raw.read(size if size < 0 else min(size, self._end))
         except OSError as error:
             self.trouble = error
             raise
@@ -100,26 +103,38 @@ class _Watched(io.RawIOBase):
 def _parquet(raw: _Watched) -> Iterator[pa.RecordBatch | Damage]:
     # Of files whose writer gave their pages checksums, as those of Java do.
     with pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        names = [name for name in file.schema_arrow.names if _is_text(file, name)]
-    raw.seek(0)
-    # As a dictionary, so that a string that many rows share is there once.
-    with pq.ParquetFile(raw, page_checksum_verification=True, read_dictionary=names) as file:
-        # Each by itself: what is damaged in one takes nothing from the others.
-        for group in range(file.num_row_groups):
-            n_rows, found = file.metadata.row_group(group).num_rows, 0
-            row_bytes = file.metadata.row_group(group).total_byte_size // max(1, n_rows)
-            size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
-            try:
-                for batch in file.iter_batches(batch_size=size, row_groups=[group]):
-                    found += len(batch)
-                    yield batch
-            except DAMAGE as error:
-                where = f"row group {group}, {n_rows - found} of {n_rows} rows: "
-                yield raw.damage(error, where)
+        names = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        raw.seek(0)
+        # As a dictionary, so that a string that many rows share is there once.
+        with pq.ParquetFile(raw, page_checksum_verification=True, read_dictionary=names) as shared:
+            # Each by itself: what is damaged in one takes nothing from the others.
+            for group in range(file.num_row_groups):
+                yield from _row_group(raw, (shared, file), group)
 
 
-def _is_text(file: pq.ParquetFile, name: str) -> bool:
-    kind = file.schema_arrow.field(name).type
+def _row_group(
+    raw: _Watched, ways: tuple[pq.ParquetFile, ...], group: int
+) -> Iterator[pa.RecordBatch | Damage]:
+    """Batches of a row group by the first way that the library has for its encodings."""
+    n_rows, found = ways[0].metadata.row_group(group).num_rows, 0
+    row_bytes = ways[0].metadata.row_group(group).total_byte_size // max(1, n_rows)
+    size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+    for way in ways:
+        try:
+            for batch in way.iter_batches(batch_size=size, row_groups=[group]):
+                found += len(batch)
+                yield batch
+            return
+        except DAMAGE as error:
+            # Of differences from value to value the library makes no dictionary.
+            if "Not yet implemented" in str(error) and way is ways[0] and not found:
+                continue
+            where = f"row group {group}, {n_rows - found} of {n_rows} rows: "
+            yield raw.damage(error, where)
+            return
+
+
+def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

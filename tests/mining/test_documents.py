@@ -270,11 +270,15 @@ def test_rows_are_the_same_whatever_is_shared(
 ) -> None:
     """As a dictionary or not, taken at once or one by one; those over the limit are long."""
     table = pa.table({"text": pa.array(texts, pa.string()), "n": list(range(len(texts)))})
-    plain, shared = tmp_path / "a.parquet", tmp_path / "b.parquet"
-    pq.write_table(table, plain, use_dictionary=False)
-    pq.write_table(table, shared, row_group_size=3)
+    paths = [tmp_path / f"{name}.parquet" for name in "abcd"]
+    pq.write_table(table, paths[0], use_dictionary=False)
+    pq.write_table(table, paths[1], row_group_size=3)
+    for path, encoding in zip(
+        paths[2:], ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"), strict=True
+    ):
+        pq.write_table(table, path, use_dictionary=False, column_encoding={"text": encoding})
     expected = table.to_pylist()
-    for path in (plain, shared):
+    for path in paths:
         assert list(read_rows(str(path), 1 << 20)) == expected
         for row, found in zip(expected, read_rows(str(path), limit), strict=True):
             size = len((row["text"] or "").encode())
